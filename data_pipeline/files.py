@@ -1,0 +1,128 @@
+"""Files that appear complete or not at all, on local disks and on shared parallel file systems.
+
+Everything is written under a temporary name in the folder of its destination, flushed to the device, renamed over the
+destination, and the folder entry flushed. Whoever reads sees the old content or the new, never a part. An `OSError`
+(full disk, read-only folder, quota) propagates with the file's name in it and leaves no temporary behind; after
+`kill -9` a temporary whose name starts with a dot and ends in `.partial` may remain and can be deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, replacing what is there, complete or not at all.
+
+    Raises:
+        OSError: the folder is missing, not writable or full; names `path`.
+    """
+    partial = _partial_name(path)
+    try:
+        with naming(path):
+            with partial.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+            fsync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # the first error is the one to report
+            partial.unlink(missing_ok=True)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write `text` as UTF-8; otherwise as `write_bytes_atomic`."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_json_atomic(path: Path, obj: Any) -> None:
+    """Write `obj` as indented JSON in the order of its keys; NaN and infinity are refused (they are not JSON).
+
+    Raises:
+        TypeError, ValueError: `obj` is not JSON.
+        OSError: see `write_bytes_atomic`.
+    """
+    write_text_atomic(path, json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `final` that becomes `final` when the block ends without an error.
+
+    All files and folders inside are flushed before the rename. On any error in the block, KeyboardInterrupt included,
+    the temporary folder is removed and `final` is untouched. `final` may exist as an empty folder.
+
+    Raises:
+        FileExistsError: `final` exists and is not an empty folder.
+        OSError: the parent folder is missing, not writable or full; names the file.
+    """
+    refuse_occupied(final)
+    partial = _partial_name(final)
+    with naming(final):
+        partial.mkdir()
+    try:
+        yield partial
+        with naming(final):
+            _fsync_tree(partial)
+            partial.rename(final)  # over an empty folder: allowed; over a full one: ENOTEMPTY
+            fsync_folder(final.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raise FileExistsError, with the remedy, if `folder` exists and is anything but an empty folder."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() or folder.is_symlink():
+        raise FileExistsError(f"{folder} exists and is not an empty folder: choose another folder or remove it first")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError without a file name (write and fsync raise such) the name of the file that was to appear."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(PARTIAL):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of the file's bytes, as 64 hexadecimal digits. OSError if it cannot be read."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename inside it outlives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _partial_name(path: Path) -> Path:
+    """A name beside `path` that no other process, on this or another machine, uses at the same time."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{PARTIAL}")
+
+
+def _fsync_tree(folder: Path) -> None:
+    for current, _, names in os.walk(folder):
+        for name in names:
+            with (Path(current) / name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        fsync_folder(Path(current))

@@ -1,0 +1,155 @@
+"""The full check of a folder of shards: every byte is read, and every damage is listed."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tokenize
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from data_pipeline.files import sha256_file
+from data_pipeline.manifest import ContentHash, DataError, Manifest, ShardInfo, sample_key
+from data_pipeline.reader import read_index
+from data_pipeline.writer import TAR_BLOCK
+
+SHOWN = 5  # damaged samples listed per shard
+
+
+def verify(folder: Path) -> Manifest:
+    """Check all files of a folder of shards against each other and return the manifest.
+
+    For each shard: size and SHA-256; the tar's header checksums and its end-of-archive record (a tar cut between two
+    members looks whole to most readers); each sample's key, label, shape, dtype, offset and CRC-32 against the index;
+    the index's own hash. For the whole: the content hash, and shards that the manifest does not know.
+
+    Raises:
+        DataError: lists all damages with their files, and the remedy.
+    """
+    folder = Path(folder)
+    manifest = Manifest.load(folder)
+    content = ContentHash(manifest.shape, manifest.dtype)
+    damages: list[str] = []
+    first = 0
+    for shard in manifest.shards:
+        damages += _verify_shard(folder, manifest, shard, first, content)
+        first += shard.samples
+    if not damages and content.hexdigest() != manifest.content_sha256:
+        damages.append(f"content SHA-256 is {content.hexdigest()}, the manifest says {manifest.content_sha256}")
+    known = {name for shard in manifest.shards for name in (shard.name, shard.index_name)}
+    damages += [
+        f"{path.name}: is not in the manifest" for path in sorted(folder.glob("shard-*")) if path.name not in known
+    ]
+    if damages:
+        count = "1 damage" if len(damages) == 1 else f"{len(damages)} damages"
+        listed = "".join(f"\n  {damage}" for damage in damages)
+        raise DataError(f"{folder}: {count}: pack again or copy the named files again{listed}")
+    return manifest
+
+
+def _verify_shard(folder: Path, manifest: Manifest, shard: ShardInfo, first: int, content: ContentHash) -> list[str]:
+    """All damages of one shard and its index; adds the shard's samples to `content`."""
+    damages: list[str] = []
+    index = None
+    try:
+        index = read_index(folder / shard.index_name, manifest, shard)
+    except DataError as error:
+        damages.append(f"{shard.index_name}: {error}")
+    path = folder / shard.name
+    try:
+        size = path.stat().st_size
+        if size != shard.bytes:
+            damages.append(f"{shard.name}: has {size} bytes, the manifest says {shard.bytes}")
+        elif sha256_file(path) != shard.sha256:
+            damages.append(f"{shard.name}: SHA-256 is not the manifest's")
+        found = list(_scan(path, manifest, shard, index, first, content))
+    except OSError as error:
+        return [*damages, f"{shard.name}: cannot be read ({error.strerror})"]
+    damages += [f"{shard.name}: {what}" for what in found[:SHOWN]]
+    if len(found) > SHOWN:
+        damages.append(f"{shard.name}: and {len(found) - SHOWN} more")
+    return damages
+
+
+def _scan(
+    path: Path, manifest: Manifest, shard: ShardInfo, index: np.ndarray | None, first: int, content: ContentHash
+) -> Iterator[str]:
+    """Walk through the tar, member by member, and yield what is wrong."""
+    with path.open("rb") as stream:
+        members = _members(stream, path.stat().st_size)
+        for number in range(shard.samples):
+            key = sample_key(first + number)
+            try:
+                label = _next(members, f"{key}.cls")[1]
+                end, member = _next(members, f"{key}.npy")
+                raw = _raw_array(member, manifest)
+                value = _label(label)
+            except DataError as error:
+                yield f"sample {key} and what follows it: {error}"
+                return
+            if index is not None and (value, end - len(raw)) != (index["label"][number], index["offset"][number]):
+                yield f"sample {key}: label or place differ from the index"
+            elif index is not None and zlib.crc32(raw) != index["crc32"][number]:
+                yield f"sample {key}: is altered: its CRC-32 is not the one in the index"
+            content.update(raw, value)
+        try:
+            for name, _, _ in members:
+                yield f"holds {name} after its last sample"
+        except DataError as error:
+            yield f"after the last sample: {error}"
+
+
+def _members(stream: BinaryIO, size: int) -> Iterator[tuple[str, int, bytes]]:
+    """Name, end of the data in the file, and data of every member of a tar; returns at the end-of-archive record.
+
+    DataError for a bad header, a cut member, or a missing end-of-archive record. `size` is that of the file.
+    """
+    while header := stream.read(TAR_BLOCK):
+        if header == bytes(TAR_BLOCK) and stream.read(TAR_BLOCK) == header:
+            return
+        try:
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+        except (tarfile.HeaderError, UnicodeDecodeError) as error:
+            raise DataError(f"no whole tar header where one must be ({error})") from error
+        start = stream.tell()
+        if not info.isreg() or not 0 <= info.size <= size - start:
+            raise DataError(f"{info.name} is cut off or not a file: {info.size} bytes, {size - start} are left")
+        yield info.name, start + info.size, stream.read(info.size)
+        stream.seek(-info.size % TAR_BLOCK, io.SEEK_CUR)
+    raise DataError("the tar ends without an end-of-archive record: it was cut")
+
+
+def _next(members: Iterator[tuple[str, int, bytes]], expected: str) -> tuple[int, bytes]:
+    name, end, data = next(members, ("the end of the archive", 0, b""))
+    if name != expected:
+        raise DataError(f"{name} where {expected} must be")
+    return end, data
+
+
+def _label(data: bytes) -> int:
+    if not (data.isdigit() and len(data) <= 10):
+        raise DataError(f"its label is {data[:20]!r}, expected digits")
+    return int(data)
+
+
+def _raw_array(member: bytes, manifest: Manifest) -> bytes:
+    """The raw array bytes of a .npy member whose header agrees with the manifest."""
+    stream = io.BytesIO(member)
+    try:
+        version = np.lib.format.read_magic(stream)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    except (ValueError, tokenize.TokenError) as error:  # numpy lets the second escape
+        raise DataError(f"its .npy header cannot be read ({error})") from error
+    raw = member[stream.tell() :]
+    stored = np.dtype(manifest.dtype).newbyteorder("<")
+    if (
+        version != (1, 0)
+        or fortran_order
+        or (shape, dtype, len(raw)) != (manifest.shape, stored, manifest.sample_bytes)
+    ):
+        raise DataError(f"it is {dtype} {list(shape)} of {len(raw)} bytes, not as the manifest says")
+    return raw

@@ -1,0 +1,78 @@
+"""A family: one network at several named sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.trigflow import TrigFlowNet
+from models.unet import NetworkConfig
+
+
+class FamilyError(ValueError):
+    """A family that cannot be built, or a size that it does not have."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Named sizes of one network, smallest first."""
+
+    name: str
+    sizes: Mapping[str, NetworkConfig]
+
+    def size(self, name: str) -> NetworkConfig:
+        """The network of that size; FamilyError lists the known sizes."""
+        if name not in self.sizes:
+            raise FamilyError(f"family {self.name!r} has no size {name!r}: its sizes are {', '.join(self.sizes)}")
+        return self.sizes[name]
+
+
+def build_family(content: Mapping[str, Any], where: str) -> Family:
+    """A family from the mapping of its file: `name`, `common` (keys of every size) and `sizes` (keys of each).
+
+    Raises FamilyError naming the file, the size and the key.
+    """
+    for key in ("name", "common", "sizes"):
+        if key not in content:
+            raise FamilyError(f"{where}: {key} is missing: a family file holds name, common and sizes")
+    if surplus := set(content) - {"name", "common", "sizes"}:
+        raise FamilyError(f"{where}: unknown key {sorted(surplus)[0]!r}: a family file holds name, common and sizes")
+    sizes = {
+        str(size): network_config({**content["common"], **keys}, f"{where}: sizes.{size}")
+        for size, keys in content["sizes"].items()
+    }
+    return Family(content["name"], sizes)
+
+
+def network_config(content: Mapping[str, Any], where: str) -> NetworkConfig:
+    """A network's shape from plain values; FamilyError names what is unknown, missing or does not fit."""
+    known = {field.name for field in fields(NetworkConfig)}
+    for key in content:
+        if key not in known:
+            raise FamilyError(f"{where}.{key}: unknown key; known: {', '.join(sorted(known))}")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    try:
+        return NetworkConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise FamilyError(f"{where}: {error}") from error
+
+
+def count_parameters(config: NetworkConfig) -> int:
+    """Trainable parameters, the weighting head's included."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in TrigFlowNet(config).parameters())
+
+
+def count_macs(config: NetworkConfig) -> int:
+    """Multiply-adds of one forward pass of one sample: convolutions, linear layers and attention, each counted once."""
+    with torch.device("meta"):
+        net = TrigFlowNet(config)
+        x = torch.empty(1, config.latent_channels, config.resolution, config.resolution)
+        t, labels = torch.empty(1), torch.zeros(1, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x, t, labels)
+    return counter.get_total_flops() // 2

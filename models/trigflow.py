@@ -1,0 +1,143 @@
+"""TrigFlow: the parameterisation of diffusion and consistency models by an angle (sCM, section 3).
+
+A noisy sample is x_t = cos(t) x0 + sin(t) z with z ~ N(0, sigma_data^2 I) and t in [0, pi/2]; t relates to the noise
+level of EDM by sigma = sigma_data tan(t), x_t = cos(t) x_sigma. All data have standard deviation SIGMA_DATA.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from models.dual import Dual, Signal
+from models.primitives import MPLinear
+from models.unet import NetworkConfig, UNet
+
+SIGMA_DATA = 0.5
+SIGMA_MAX = 80.0
+T_MAX = math.atan(SIGMA_MAX / SIGMA_DATA)  # 1.5645: where sampling starts
+WEIGHT_CHANNELS = 128
+
+
+def time_from_sigma(sigma: Tensor) -> Tensor:
+    """t = arctan(sigma / sigma_data)."""
+    return torch.atan(sigma / SIGMA_DATA)
+
+
+def expand(t: Tensor, like: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1], to multiply `like` [B, C, H, W]."""
+    return t.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def add_noise(x0: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    """x_t = cos(t) x0 + sin(t) z for x0, z [B, C, H, W] and t [B]."""
+    t = expand(t, x0)
+    return torch.cos(t) * x0 + torch.sin(t) * z
+
+
+def velocity(x0: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    """v_t = dx_t/dt = cos(t) z - sin(t) x0, [B, C, H, W]."""
+    t = expand(t, x0)
+    return torch.cos(t) * z - torch.sin(t) * x0
+
+
+def denoise(x: Tensor, f: Tensor, t: Tensor) -> Tensor:
+    """f(x, t) = cos(t) x - sin(t) sigma_data F: the denoiser of a teacher, the sample of a consistency model."""
+    t = expand(t, x)
+    return torch.cos(t) * x - torch.sin(t) * SIGMA_DATA * f
+
+
+class _RandomFourier(nn.Module):
+    """sqrt(2) cos(2 pi (f t + p)) with f ~ N(0, 1), p ~ U(0, 1) drawn once: [B] -> [B, channels] (EDM2's MPFourier)."""
+
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.empty(channels))
+        self.register_buffer("phases", torch.empty(channels))
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        self.freqs.normal_(generator=generator).mul_(2 * math.pi)
+        self.phases.uniform_(generator=generator).mul_(2 * math.pi)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return math.sqrt(2) * torch.cos(torch.outer(t, self.freqs.to(t.dtype)) + self.phases.to(t.dtype))
+
+
+class TrigFlowNet(nn.Module):
+    """The U-Net F and the adaptive weighting w(t) that is trained beside it (sCM, sections 3 and 4.2).
+
+    Inputs are x / sigma_data and t. Both heads leave `forward` together because sharded wrappers (DDP, FSDP2) see only
+    what forward uses.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.unet = UNet(config)
+        self.logvar_fourier = _RandomFourier(WEIGHT_CHANNELS)
+        self.logvar_linear = MPLinear(WEIGHT_CHANNELS, 1)
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The shape of the network."""
+        return self.unet.config
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw every weight and the frequencies of w(t) from `generator`."""
+        self.unet.reset_parameters(generator)
+        self.reset_weighting(generator)
+
+    def reset_weighting(self, generator: torch.Generator) -> None:
+        """Draw w(t) anew: a student's loss has another scale than its teacher's."""
+        self.logvar_fourier.reset_parameters(generator)
+        self.logvar_linear.reset_parameters(generator)
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        *,
+        with_weight: Literal[False] = False,
+        drop: float = 0.0,
+        seed: int = 0,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self, x: Tensor, t: Tensor, labels: Tensor, *, with_weight: Literal[True], drop: float = 0.0, seed: int = 0
+    ) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(
+        self, x: Dual, t: Dual, labels: Tensor, *, with_weight: Literal[True], drop: float = 0.0, seed: int = 0
+    ) -> tuple[Dual, Tensor]: ...
+    def forward(
+        self, x: Signal, t: Signal, labels: Tensor, *, with_weight: bool = False, drop: float = 0.0, seed: int = 0
+    ) -> Signal | tuple[Signal, Tensor]:
+        """F [B, C, H, W] in float32 at least and, if asked for, w(t) [B]; see `UNet.forward` for the arguments."""
+        f = _widen(self.unet(x, t, labels, drop, seed))
+        if not with_weight:
+            return f
+        value = t.value if isinstance(t, Dual) else t
+        return f, self.logvar_linear(self.logvar_fourier(value)).flatten().float()
+
+    def force_weight_norm(self) -> None:
+        """Normalise every stored weight; called after each optimizer step (EDM2, section 2.3)."""
+        for module in self.modules():
+            if isinstance(module, MPLinear):
+                module.force_weight_norm()
+
+
+def _widen(x: Signal) -> Signal:
+    if isinstance(x, Dual):
+        return Dual(_widen_tensor(x.value), _widen_tensor(x.tangent))
+    return _widen_tensor(x)
+
+
+def _widen_tensor(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,265 @@
+"""The rows of a scaling table: read from the scores of a study's runs, or from a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PUBLISHED = Path(__file__).parent / "published"
+REQUIRED = ("method", "steps", "nfe", "size", "macs", "fd")
+COLUMNS = (*REQUIRED, "seed", "metric", "n", "run", "parameters", "floor", "untrained", "ratio")
+TEACHER = "teacher"
+T = TypeVar("T")
+LABELS = {"teacher": "Teacher", "scd": "sCD", "sct": "sCT", "scd+vsd": "sCD+VSD"}
+
+
+class TableError(ValueError):
+    """A table or a scores file that cannot be analysed; the message names the place, the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured Frechet distance.
+
+    `macs` are the multiply-adds (counted once) of one forward pass of one sample, `nfe` the network evaluations of one
+    sample, `replicates` [B] the distances of bootstrap resamples of the generated samples, where they were kept.
+    """
+
+    method: str
+    steps: int
+    nfe: int
+    size: str
+    seed: int
+    macs: float
+    fd: float
+    replicates: npt.NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+
+
+class StepScore(BaseModel):
+    """The distance of one run's samples drawn in `steps` steps."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    steps: int = Field(gt=0)
+    nfe: int = Field(gt=0)
+    fd: float = Field(gt=0)
+    replicates: tuple[float, ...] = ()
+
+
+class RunScores(BaseModel):
+    """The scores.json of one run: who it is, what it cost, its metric with N and floor, and its distances."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    study: str
+    run: str
+    method: str
+    size: str
+    seed: int
+    parameters: int = Field(gt=0)
+    macs: float = Field(gt=0)
+    metric: str
+    n: int = Field(gt=0)
+    floor: float = Field(gt=0)
+    untrained: float | None = None
+    scores: tuple[StepScore, ...] = Field(min_length=1)
+
+    def rows(self) -> list[Row]:
+        """The run's distances, one row for each number of steps."""
+        return [
+            Row(
+                method=self.method,
+                steps=score.steps,
+                nfe=score.nfe,
+                size=self.size,
+                seed=self.seed,
+                macs=self.macs,
+                fd=score.fd,
+                replicates=np.asarray(score.replicates, dtype=np.float64) if len(score.replicates) > 1 else None,
+            )
+            for score in self.scores
+        ]
+
+
+def method_label(method: str) -> str:
+    """The name of a method as the paper writes it: "scd" becomes "sCD"; an unknown method keeps its own name."""
+    return LABELS.get(method, method)
+
+
+def curve_label(method: str, steps: int) -> str:
+    """A method and its number of steps in words: "sCD, 2 steps"."""
+    return f"{method_label(method)}, {steps} step{'' if steps == 1 else 's'}"
+
+
+def curve_order(method: str, steps: int) -> tuple[int, str, int]:
+    """Sorting key of curves: the teacher first, then the paper's methods, then others by name."""
+    known = list(LABELS)
+    return (known.index(method) if method in known else len(known), method, steps)
+
+
+def read_scores(path: Path) -> RunScores:
+    """Read one scores.json.
+
+    Raises TableError naming the file, the key and the value when the file is not such a record.
+    """
+    try:
+        return RunScores.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TableError(f"{path}: cannot be read as JSON ({error}); run the evaluation again") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        value = f" (got {first['input']!r:.80})" if first["type"] != "missing" else ""
+        raise TableError(f"{path}: {key}: {first['msg']}{value}; run the evaluation again") from error
+
+
+def check_comparable(scores: Sequence[RunScores]) -> None:
+    """Raise TableError unless all scores share one metric and one N; distances of different N must not be compared."""
+    for other in scores[1:]:
+        first = scores[0]
+        if (other.metric, other.n) != (first.metric, first.n):
+            raise TableError(
+                f"run {other.run} has {other.metric} at N = {other.n}, run {first.run} has {first.metric} at "
+                f"N = {first.n}: one analysis needs one metric and one N; evaluate both alike"
+            )
+
+
+def load_scores(study: Path) -> list[Row]:
+    """The rows of every run under the folder of a study that has a scores.json.
+
+    Raises TableError when there is none, when one is malformed, or when metric or N differ between runs.
+    """
+    scores = [read_scores(path) for path in sorted(study.glob("*/scores.json"))]
+    if not scores:
+        raise TableError(f"{study}: no run has a scores.json yet; run the study first")
+    check_comparable(scores)
+    return [row for run in scores for row in run.rows()]
+
+
+def resolve_table(name: str) -> Path:
+    """The file behind a table's name: the path itself, or else the packaged table for "published/NAME.csv".
+
+    Raises TableError, with the list of published tables, when neither exists.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = PUBLISHED / path.name
+    if path.parent == Path("published") and packaged.is_file():
+        return packaged
+    known = ", ".join(f"published/{entry.name}" for entry in sorted(PUBLISHED.glob("*.csv")))
+    raise TableError(f"{name}: no such file; published tables are {known}")
+
+
+def load_table(path: Path) -> list[Row]:
+    """Read a CSV file with the header method,steps,nfe,size,macs,fd and, where wanted, the other `COLUMNS`.
+
+    Without a seed column every seed is 0. Raises TableError naming file, line, column and value of the first fault.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = [name.strip() for name in next(reader, [])]
+    _check_header(path, header)
+    rows: list[Row] = []
+    shared: dict[str, str] = {}
+    for values in filter(None, reader):
+        where = f"{path}, line {reader.line_num}"
+        if len(values) != len(header):
+            raise TableError(f"{where}: {len(values)} values for {len(header)} columns ({','.join(header)})")
+        record = dict(zip(header, (value.strip() for value in values), strict=True))
+        _check_shared(where, record, shared)
+        rows.append(_parse_row(where, record))
+    if not rows:
+        raise TableError(f"{path}: a header but no rows")
+    return rows
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    for name in REQUIRED:
+        if name not in header:
+            raise TableError(f"{path}, line 1: no column {name!r}; the header needs {','.join(REQUIRED)}")
+    for name in header:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known columns are {','.join(COLUMNS)}"
+            raise TableError(f"{path}, line 1: unknown column {name!r}; {hint}")
+        if header.count(name) > 1:
+            raise TableError(f"{path}, line 1: column {name!r} appears {header.count(name)} times")
+
+
+def _check_shared(where: str, record: dict[str, str], shared: dict[str, str]) -> None:
+    for column in ("metric", "n"):
+        value = record.get(column)
+        if value is not None and shared.setdefault(column, value) != value:
+            raise TableError(
+                f"{where}, column {column}: {value!r} where the rows above have {shared[column]!r}; "
+                "one analysis needs one metric and one N"
+            )
+
+
+def _parse_row(where: str, record: dict[str, str]) -> Row:
+    return Row(
+        method=_parse(where, record, "method", str, "a name"),
+        steps=_parse(where, record, "steps", _count, "a whole number above 0"),
+        nfe=_parse(where, record, "nfe", _count, "a whole number above 0"),
+        size=_parse(where, record, "size", str, "a name"),
+        seed=_parse(where, record, "seed", int, "a whole number") if "seed" in record else 0,
+        macs=_parse(where, record, "macs", _positive, "a number above 0"),
+        fd=_parse(where, record, "fd", _positive, "a number above 0"),
+    )
+
+
+def _parse(where: str, record: dict[str, str], column: str, convert: Callable[[str], T], wanted: str) -> T:
+    value = record[column]
+    try:
+        if not value:
+            raise ValueError("empty")
+        return convert(value)
+    except ValueError as error:
+        raise TableError(f"{where}, column {column}: {value!r} is not {wanted}") from error
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise ValueError("not above 0")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError("not a finite number above 0")
+    return value
+
+
+def check_rows(rows: Iterable[Row]) -> None:
+    """Raise TableError for two rows of one identity, two teachers of one size and seed, or two costs of one network."""
+    seen: set[tuple[object, ...]] = set()
+    macs: dict[tuple[str, str], float] = {}
+    for row in rows:
+        teacher = row.method == TEACHER
+        key = (row.method, row.size, row.seed) if teacher else (row.method, row.size, row.seed, row.steps)
+        if key in seen:
+            what = "teachers" if teacher else f"rows of {row.method} with {row.steps} steps"
+            raise TableError(f"two {what} for size {row.size!r}, seed {row.seed}; keep one, or give each its seed")
+        seen.add(key)
+        if macs.setdefault((row.method, row.size), row.macs) != row.macs:
+            raise TableError(
+                f"{row.method} of size {row.size!r} has macs {row.macs:g} and {macs[row.method, row.size]:g}; "
+                "one size is one network"
+            )

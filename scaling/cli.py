@@ -1,0 +1,266 @@
+"""The command line. Heavy imports happen inside commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Scaling studies of continuous-time consistency models (sCM): train, distil, measure, fit, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+study_app = typer.Typer(help="Plan, run and report a study.", no_args_is_help=True)
+data_app = typer.Typer(help="Make and check shards of latents.", no_args_is_help=True)
+model_app = typer.Typer(help="Show the families of networks.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+app.add_typer(data_app, name="data")
+app.add_typer(model_app, name="model")
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="keys to change; `trigscale study keys` lists them all"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def show(tables: Any, content: Any, as_json: bool) -> None:
+    """Print `content` as JSON or the tables for people, on stdout."""
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+@study_app.command("run")
+def study_run(study: StudyFile, overrides: Overrides = None) -> None:
+    """Run a study from data to report. The same command again continues what is unfinished."""
+    from scaling.study import open_study, run_study
+
+    opened = open_study(study, overrides or [])
+    try:
+        code = run_study(opened, " ".join(["trigscale", *sys.argv[1:]]))
+    except KeyboardInterrupt:
+        print("stopped; all is saved. The same command again continues.", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if code == 0:
+        print(f"report: {opened.folder / 'report' / 'index.html'}")
+    else:
+        print("some runs failed, see above; once mended, the same command again continues", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@study_app.command("plan")
+def study_plan(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print what a study would cost; nothing runs and nothing is written."""
+    from scaling.plan import plan_json, plan_table
+    from scaling.runs import RunData, expand
+    from scaling.study import open_study
+
+    opened = open_study(study, overrides or [])
+    unknown = RunData(content_sha256="", held_out_sha256="", encoder=opened.config.data.encoder)
+    runs = expand(opened.config, opened.family, unknown)
+    show([plan_table(opened.config, runs)], plan_json(runs), as_json)
+
+
+@study_app.command("status")
+def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print how far each run of a study is."""
+    from scaling.status import status, status_table
+    from scaling.study import open_study
+
+    opened = open_study(study, overrides or [])
+    states = status(opened.folder)
+    show([status_table(opened.config.name, states)], states, as_json)
+
+
+@study_app.command("report")
+def study_report(study: StudyFile, overrides: Overrides = None) -> None:
+    """Write the report of what is done so far."""
+    from scaling.report.build import build_report
+    from scaling.study import open_study
+
+    print(build_report(open_study(study, overrides or []).folder))
+
+
+@study_app.command("keys")
+def study_keys(as_json: AsJson = False) -> None:
+    """List every key of a study file: type, default, meaning and unit."""
+    from rich.table import Table
+
+    from scaling.config import StudyConfig, describe
+
+    rows = list(describe(StudyConfig))
+    table = Table(title="keys of a study file")
+    for heading in ("key", "type", "default", "meaning"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    show([table], [dict(zip(("key", "type", "default", "meaning"), row, strict=True)) for row in rows], as_json)
+
+
+@data_app.command("pack")
+def data_pack(
+    images: Annotated[
+        Path, typer.Argument(help="an .npz with `images` and `labels`, or a folder with one folder a class")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="folder of the new shards")],
+    encoder: Annotated[str, typer.Option(help="name of the encoder from images to latents")] = "fashion-s2d-v1",
+) -> None:
+    """Encode images and write them as shards."""
+    from data_pipeline.images import load_images
+    from models.encoders import get_encoder
+    from scaling.datasets import pack_images
+
+    pixels, labels, names = load_images(images)
+    manifest = pack_images(pixels, labels, get_encoder(encoder), to, images.stem, len(names))
+    print(f"{to}: {manifest.samples:,} samples in {len(manifest.shards)} shards, encoder {manifest.encoder}")
+
+
+@data_app.command("verify")
+def data_verify(folder: Annotated[Path, typer.Argument(help="folder of shards")]) -> None:
+    """Check every byte of a folder of shards and list all damage."""
+    from data_pipeline.verify import verify
+
+    manifest = verify(folder)
+    print(f"{folder}: {manifest.samples:,} samples in {len(manifest.shards)} shards are whole")
+
+
+@data_app.command("info")
+def data_info(folder: Annotated[Path, typer.Argument(help="folder of shards")]) -> None:
+    """Print the manifest of a folder of shards."""
+    from data_pipeline.manifest import Manifest
+
+    manifest = Manifest.load(folder)
+    shape = "x".join(map(str, manifest.shape))
+    print(f"{manifest.dataset}: {manifest.samples:,} samples {shape} {manifest.dtype}, {manifest.num_classes} classes")
+    print(f"encoder {manifest.encoder}, content {manifest.content_sha256}")
+    for shard in manifest.shards:
+        print(f"  {shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes")
+
+
+@model_app.command("list")
+def model_list(
+    family: Annotated[str, typer.Argument(help="name of a family, or its YAML file")] = "nano", as_json: AsJson = False
+) -> None:
+    """List the sizes of a family with parameters and multiply-adds."""
+    from rich.table import Table
+
+    from models.family import count_macs, count_parameters
+    from scaling.study import load_family
+
+    rows = [
+        {"size": size, "parameters": count_parameters(network), "macs": count_macs(network)}
+        for size, network in load_family(family).sizes.items()
+    ]
+    table = Table(title=f"family {family}", caption="MACs: multiply-adds of one forward pass of one sample")
+    for heading in ("size", "parameters", "MACs"):
+        table.add_column(heading, justify="right" if heading != "size" else "left")
+    for row in rows:
+        table.add_row(str(row["size"]), f"{row['parameters']:,}", f"{row['macs']:,}")
+    show([table], rows, as_json)
+
+
+@app.command("fit")
+def fit(
+    table: Annotated[str, typer.Argument(metavar="TABLE.csv", help="columns method,steps,nfe,size,macs,fd[,seed]")],
+    relative_noise: Annotated[float, typer.Option(min=0.0001, max=1, help="relative noise of each value")] = 0.02,
+    as_json: AsJson = False,
+) -> None:
+    """Fit ratios and power laws to a table of results, e.g. published/scm-imagenet512.csv."""
+    from scaling.analysis.summary import analyse, render
+    from scaling.analysis.table import load_table, resolve_table
+
+    analysis = analyse(load_table(resolve_table(table)), relative_noise=relative_noise)
+    show(render(analysis), analysis.to_json(), as_json)
+
+
+@app.command("sample")
+def sample(
+    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint of a run")],
+    to: Annotated[Path, typer.Option("--to", help="PNG file of the grid of samples")],
+    count: Annotated[int, typer.Option(min=1, help="number of samples")] = 100,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="sampling steps; the run's first choice unless given")
+    ] = None,
+) -> None:
+    """Draw samples from a checkpoint into a PNG."""
+    from scaling.commands import sample_to_png
+
+    print(sample_to_png(checkpoint, to, count, steps))
+
+
+@app.command("evaluate")
+def evaluate(
+    images: Annotated[Path, typer.Argument(help="an .npz of samples, as runs leave in samples/")],
+    reference: Annotated[Path, typer.Option(help="the study's reference-*.npz")],
+    as_json: AsJson = False,
+) -> None:
+    """Judge images by their Frechet distance to the real ones."""
+    from scaling.commands import evaluate_npz
+
+    result = evaluate_npz(images, reference)
+    show([f"{result['metric']} {result['fd']:.3f} at N = {result['n']} (floor {result['floor']:.3f})"], result, as_json)
+
+
+@app.command("doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Print versions, machine and what is optional and missing."""
+    from scaling.commands import diagnose
+
+    facts = diagnose()
+    show([f"{key}: {value}" for key, value in facts.items()], facts, as_json)
+
+
+def usage_errors() -> tuple[type[Exception], ...]:
+    """The errors that a user can mend: exit code 2."""
+    from data_pipeline.manifest import DataError
+    from models.family import FamilyError
+    from scaling.analysis.table import TableError
+    from scaling.config import ConfigError
+    from scaling.locks import InUse
+    from scaling.report.record import ReportError
+    from scaling.training.checkpoint import CheckpointError
+
+    return (ConfigError, FamilyError, DataError, CheckpointError, TableError, ReportError, InUse)
+
+
+def run_cli(command: Callable[[], Any]) -> int:
+    """Run the command line and turn errors that a user can mend into one clear message and an exit code."""
+    try:
+        command()
+    except SystemExit as finished:
+        return finished.code if isinstance(finished.code, int) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_FAILED
+    except (OSError, *usage_errors()) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return 0
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    sys.exit(run_cli(app))
+
+
+if __name__ == "__main__":
+    main()

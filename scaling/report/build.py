@@ -1,0 +1,191 @@
+"""The report of a study: one self-contained HTML file, with its figures, scores and analysis beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from data_pipeline.files import write_bytes_atomic
+from scaling.analysis.summary import Analysis, analyse, show
+from scaling.analysis.table import TEACHER, TableError, curve_label, method_label
+from scaling.report.findings import caveats, checks, metric_label, probability, summarise
+from scaling.report.pictures import Picture, draw_pictures
+from scaling.report.record import Environment, Record, ReportError, Run, read_study
+from scaling.report.style import quantity
+
+CSV_COLUMNS = (
+    *("run", "method", "steps", "nfe", "size", "seed", "parameters", "macs"),
+    *("metric", "n", "floor", "untrained", "fd", "ratio"),
+)
+
+
+def build_report(study_folder: Path) -> Path:
+    """Write STUDY/report/ (index.html, PNG files, scores.csv, analysis.json) and return the path of index.html.
+
+    A study that is not finished gets a report of what is there and a note of what is missing. Each file appears
+    complete or not at all, index.html last. Raises ReportError when there is nothing to report or a file is malformed,
+    and OSError when the folder cannot be written.
+    """
+    record = read_study(study_folder)
+    try:
+        analysis = analyse([row for run in record.scores for row in run.rows()]) if record.scores else None
+    except TableError as error:
+        raise ReportError(f"{study_folder}: {error}") from error
+    pictures = draw_pictures(record, analysis)
+    files = {picture.file: picture.png for section in pictures.values() for picture in section}
+    if analysis is not None:
+        files["scores.csv"] = scores_csv(record).encode()
+        files["analysis.json"] = (json.dumps(analysis.to_json(), indent=2, allow_nan=False) + "\n").encode()
+    files["index.html"] = render_html(record, analysis, pictures).encode()
+    folder = study_folder / "report"
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        write_bytes_atomic(folder / name, content)
+    return folder / "index.html"
+
+
+def scores_csv(record: Record) -> str:
+    """One line for each run and number of steps; `load_table` reads it back."""
+    teachers = {(run.size, run.seed): run.scores[0].fd for run in record.scores if run.method == TEACHER}
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for run in record.scores:
+        teacher = teachers.get((run.size, run.seed))
+        shared = run.model_dump(include=set(CSV_COLUMNS))
+        for score in run.scores:
+            ratio = score.fd / teacher if teacher else ""
+            writer.writerow({**shared, "steps": score.steps, "nfe": score.nfe, "fd": score.fd, "ratio": ratio})
+    return stream.getvalue()
+
+
+def render_html(record: Record, analysis: Analysis | None, pictures: dict[str, list[Picture]]) -> str:
+    """The HTML of the report; every text from the study is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    first = record.scores[0] if record.scores else None
+    return environment.get_template("template.html.j2").render(
+        record=record,
+        summary=summarise(record, analysis),
+        checks=checks(record, analysis) if analysis else [],
+        caveats=caveats(record, analysis) if analysis else [],
+        pictures=pictures,
+        table=score_table(record, analysis) if analysis else [],
+        curves=[] if analysis is None else _curve_table(analysis),
+        metric=metric_label(first.metric) if first else None,
+        trained_ruler=first is not None and first.metric == "fd-fashion",
+        first=first,
+        ran=_what_ran(record.environment) if record.environment else [],
+        runs=[_run_line(run) for run in record.runs],
+    )
+
+
+def score_table(record: Record, analysis: Analysis) -> list[dict[str, str]]:
+    """The cells of the main table, one dict for each (method, steps, size)."""
+    parameters = {(run.method, run.size): run.parameters for run in record.scores}
+    ratios = {(c.method, c.steps, point.size): point.ratio for c in analysis.ratios for point in c.points}
+    first = record.scores[0]
+    lines = []
+    for one in analysis.distances:
+        ratio = ratios.get((one.method, one.steps, one.size))
+        lines.append(
+            {
+                "method": curve_label(one.method, one.steps),
+                "nfe": str(one.nfe),
+                "size": one.size,
+                "parameters": quantity(parameters[one.method, one.size]),
+                "macs": quantity(one.macs),
+                "fd": show(one.fd),
+                "n": f"{first.n:,}",
+                "floor": f"{first.floor:.3g}",
+                "seeds": str(one.seeds),
+                "ratio": show(ratio) if ratio else "1" if one.method == TEACHER else "–",
+            }
+        )
+    return lines
+
+
+def _curve_table(analysis: Analysis) -> list[dict[str, str]]:
+    ratios = {(curve.method, curve.steps): curve for curve in analysis.ratios}
+    lines = []
+    for law in analysis.laws:
+        curve = ratios.get((law.method, law.steps))
+        test = curve.constancy if curve else None
+        lines.append(
+            {
+                "method": curve_label(law.method, law.steps),
+                "alpha": show(law.alpha),
+                "misfit": "–" if law.misfit.p is None else probability(law.misfit.p),
+                "held_out": "–" if law.held_out is None else f"{100 * law.held_out.error:+.1f} %",
+                "mean": show(curve.mean) if curve else "–",
+                "test": "–" if test is None else f"{test.chi2:.1f} ({test.dof})",
+                "p": "–" if test is None else probability(test.p),
+                "verdict": "–" if test is None else "rejected" if test.rejected else "not rejected",
+                "trend": show(curve.trend) if curve and curve.trend else "–",
+            }
+        )
+    return lines
+
+
+def _run_line(run: Run) -> dict[str, str]:
+    times = run.timings.model_dump() if run.timings else {}
+    seconds = {key: "–" if times.get(key) is None else duration(times[key]) for key in ("train", "sample", "evaluate")}
+    images = run.metrics.get("images")
+    memory = times.get("peak_memory_bytes")
+    return {
+        **seconds,
+        "run": run.name,
+        "method": method_label(run.method),
+        "size": run.size,
+        "seed": "–" if run.seed is None else str(run.seed),
+        "images": "–" if images is None else quantity(float(images[-1])),
+        "memory": "–" if memory is None else f"{memory / 2**30:.2f} GiB",
+        "threads": str(times.get("threads") or "–"),
+        "config": run.config or "",
+    }
+
+
+def _what_ran(environment: Environment) -> list[tuple[str, str]]:
+    """Name and value of everything environment.json tells."""
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in environment.stages.items())
+    wall = "not recorded" if environment.wall_seconds is None else duration(environment.wall_seconds)
+    return [
+        ("Command", environment.command or "not recorded"),
+        ("Started", environment.started or "not recorded"),
+        ("Wall time, all launches", f"{wall} ({stages})" if stages else wall),
+        ("Commit", environment.commit or "not a checkout"),
+        ("Seeds", ", ".join(map(str, environment.seeds)) or "not recorded"),
+        ("Machine", _listing(environment.machine)),
+        ("Versions", _listing(environment.versions)),
+        ("Data", _listing(environment.data)),
+    ]
+
+
+def _listing(values: dict[str, Any]) -> str:
+    parts = []
+    for key, value in values.items():
+        if key.endswith("_bytes") and isinstance(value, int | float):
+            parts.append(f"{key.removesuffix('_bytes')} {value / 2**30:.1f} GiB")
+        else:
+            parts.append(f"{key} {value}")
+    return "; ".join(parts) or "not recorded"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them: "48.2 s", "7 min 05 s", "3 h 20 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,179 @@
+"""The figures of a report, each as PNG bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from scaling.analysis.ratios import RatioCurve
+from scaling.analysis.summary import Analysis
+from scaling.analysis.table import TEACHER, curve_label
+from scaling.report.record import FloatArray, Run
+from scaling.report.style import (
+    HAIR,
+    QUIET,
+    EndLabel,
+    colour,
+    draw,
+    end_labels,
+    log_values,
+    macs_axis,
+    marker,
+    quantity,
+    shades,
+)
+
+WIDTH, HEIGHT = 4.8, 3.8
+LABEL_GAP = 0.11
+
+
+def distance_figure(analysis: Analysis, metric: str, n: int, floor: float) -> bytes:
+    """Distance against multiply-adds, log-log: points with 95 % intervals, power laws with bands, the floor dotted."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        keys = list(dict.fromkeys((one.method, one.steps) for one in analysis.distances))
+        labels = [_distance_curve(axes, analysis, *key) for key in keys]
+        axes.axhline(floor, color=QUIET, linewidth=1.2, linestyle=":")
+        place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
+        axes.annotate(f"real against real: {floor:.3g} at N = {n:,}", (0.01, floor), color=QUIET, fontsize=8, **place)
+        macs_axis(axes, {one.size: one.macs for one in analysis.distances})
+        intervals = [one.fd for one in analysis.distances]
+        log_values(axes, min(floor, *(one.low for one in intervals)), max(one.high for one in intervals))
+        axes.set_ylabel(f"{metric} at N = {n:,}")
+        end_labels(axes, labels, LABEL_GAP)
+
+    return draw(paint, WIDTH, HEIGHT)
+
+
+def _distance_curve(axes: Axes, analysis: Analysis, method: str, steps: int) -> EndLabel:
+    """Paint one curve and return the label of its right end."""
+    points = [one for one in analysis.distances if (one.method, one.steps) == (method, steps)]
+    tone = colour(method, [one.method for one in analysis.distances])
+    look, label, end = marker(method, steps), curve_label(method, steps), points[-1].fd.value
+    for law in analysis.laws:
+        if (law.method, law.steps) == (method, steps):
+            macs = np.geomspace(points[0].macs, points[-1].macs, 60)
+            line, low, high = law.band(macs)
+            axes.plot(macs, line, color=tone, linewidth=1.4, linestyle=look.linestyle)
+            axes.fill_between(macs, low, high, color=tone, alpha=0.15, linewidth=0)
+            label, end = f"{label}\nα = {law.alpha.value:.2f}", float(line[-1])
+    x, y = np.array([one.macs for one in points]), np.array([one.fd.value for one in points])
+    bars = np.array([[one.fd.value - one.fd.low, one.fd.high - one.fd.value] for one in points]).T
+    _points(axes, x, y, bars, method, steps, tone)
+    return EndLabel(float(x[-1]), end, label, tone)
+
+
+def _points(axes: Axes, x: FloatArray, y: FloatArray, bars: FloatArray, method: str, steps: int, tone: str) -> None:
+    look = marker(method, steps)
+    axes.errorbar(
+        x,
+        y,
+        bars.clip(0),
+        color=tone,
+        linestyle="none",
+        marker=look.marker,
+        markersize=5.5,
+        markerfacecolor=look.face or tone,
+        elinewidth=1.1,
+        capsize=2.5,
+        zorder=3,
+    )
+
+
+def ratio_figure(analysis: Analysis) -> bytes:
+    """Ratio to the own teacher against multiply-adds: points with 95 % intervals, joined by a line and a band."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        methods = [curve.method for curve in analysis.ratios]
+        labels = [_ratio_curve(axes, curve, colour(curve.method, methods)) for curve in analysis.ratios]
+        teacher = colour(TEACHER, methods)
+        axes.axhline(1, color=teacher, linewidth=1.2)
+        macs_axis(axes, {one.size: one.macs for curve in analysis.ratios for one in curve.points})
+        ends = [end for curve in analysis.ratios for one in curve.points for end in (one.ratio.low, one.ratio.high)]
+        log_values(axes, min(1.0, *ends), max(1.0, *ends))
+        axes.set_ylabel("Ratio to the teacher of the same size")
+        end_labels(axes, [*labels, EndLabel(axes.get_xlim()[1], 1.0, "own teacher", teacher)], LABEL_GAP)
+
+    return draw(paint, WIDTH, HEIGHT)
+
+
+def _ratio_curve(axes: Axes, curve: RatioCurve, tone: str) -> EndLabel:
+    x, y = np.array([one.macs for one in curve.points]), np.array([one.ratio.value for one in curve.points])
+    low, high = np.array([one.ratio.low for one in curve.points]), np.array([one.ratio.high for one in curve.points])
+    axes.fill_between(x, low, high, color=tone, alpha=0.15, linewidth=0)
+    axes.plot(x, y, color=tone, linewidth=1.4, linestyle=marker(curve.method, curve.steps).linestyle)
+    _points(axes, x, y, np.array([y - low, high - y]), curve.method, curve.steps, tone)
+    text = f"{curve_label(curve.method, curve.steps)}\nmean {curve.mean.value:.2f}"
+    return EndLabel(float(x[-1]), float(y[-1]), text, tone)
+
+
+def training_figure(runs: Sequence[Run], sizes: Sequence[str], methods: Sequence[str]) -> bytes:
+    """Training curves of one method's runs: the loss and, where logged, the norm of the tangent; one tone a size.
+
+    Faint: as logged; strong: the running mean over a fifteenth of the training.
+    """
+    keys = [key for key in ("loss", "tangent_norm") if any(_finite(run, key) for run in runs)]
+    tones = dict(zip(sizes, shades(colour(runs[0].method, methods), len(sizes)), strict=True))
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(len(keys), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, key in zip(panels, keys, strict=True):
+            curves = [_training_curve(axes, run, key, tones[run.size]) for run in runs if _finite(run, key)]
+            _frame(axes, curves, key)
+        _size_key(panels[0], {size: tones[size] for size in sizes if any(run.size == size for run in runs)})
+        counted = all("images" in run.metrics for run in runs if run.metrics)
+        panels[-1].set_xlabel("Images seen" if counted else "Steps")
+
+    return draw(paint, 3.6, 0.9 + 1.75 * len(keys))
+
+
+def _finite(run: Run, key: str) -> bool:
+    return key in run.metrics and bool(np.isfinite(run.metrics[key]).any())
+
+
+def _training_curve(axes: Axes, run: Run, key: str, tone: str) -> FloatArray:
+    """Paint one run's curve; returns the values after the first twentieth, which set the limits of the axis."""
+    x, y = run.metrics.get("images", run.metrics["step"]), run.metrics[key]
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    width = max(len(y) // 15, 1)
+    kernel = np.ones(width) / width
+    axes.plot(x, y, color=tone, linewidth=0.5, alpha=0.3)
+    if len(y) >= width:
+        axes.plot(np.convolve(x, kernel, "valid"), np.convolve(y, kernel, "valid"), color=tone, linewidth=1.4)
+    return y[len(y) // 20 :]
+
+
+def _frame(axes: Axes, curves: Sequence[FloatArray], key: str) -> None:
+    low, high = np.quantile(np.concatenate(curves), (0.005, 0.995))
+    if key == "tangent_norm" and low > 0:
+        log_values(axes, low, high)
+    else:
+        pad = 0.08 * (high - low) or 0.1
+        axes.set_ylim(low - pad, high + pad)
+        axes.grid(axis="y", color=HAIR, linewidth=0.6)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
+    axes.set_ylabel({"loss": "Loss (adaptive weighting)", "tangent_norm": "Tangent norm"}[key])
+
+
+def _size_key(axes: Axes, tones: dict[str, str]) -> None:
+    for size, tone in tones.items():
+        axes.plot([], [], color=tone, linewidth=2.5, label=size)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=len(tones),
+        frameon=False,
+        fontsize=8,
+        handlelength=1.0,
+        columnspacing=1.0,
+        handletextpad=0.4,
+    )

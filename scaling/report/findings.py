@@ -1,0 +1,190 @@
+"""What a study found, in plain words made from its numbers, and what was expected beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scaling.analysis.ratios import RatioCurve
+from scaling.analysis.summary import Analysis, Distance, show
+from scaling.analysis.table import TEACHER, curve_label, method_label
+from scaling.report.record import Record
+from scaling.report.style import quantity
+
+METRICS = {"fd-fashion": "FD-fashion"}
+# The quality a study of this toolkit is expected to reach before its ratios mean anything.
+UNTRAINED_SHARE = 0.02
+RATIO_LIMITS = {1: 2.0, 2: 1.6}
+# Below this many floors, what finite N adds to both distances pulls their ratio visibly to one.
+NEAR_FLOOR = 5.0
+MET, HOLDS, MISSED, OPEN = "met", "not contradicted", "missed", "not measured"
+
+
+@dataclass(frozen=True)
+class Check:
+    """An expectation, what was measured, and the verdict: met, not contradicted, missed or not measured."""
+
+    expected: str
+    measured: str
+    verdict: str
+
+
+def metric_label(metric: str) -> str:
+    """The name of a metric in print: "fd-fashion" is FD-fashion, never FID."""
+    return METRICS.get(metric, metric)
+
+
+def summarise(record: Record, analysis: Analysis | None) -> list[str]:
+    """Sentences for the head of the report, from what was done to what was found, missed expectations included."""
+    done, total = len(record.scores), len(record.runs)
+    if analysis is None:
+        return [f"{_count(total, 'run')} started and none has scores yet: nothing can be said about quality."]
+    macs = [one.macs for one in analysis.distances]
+    methods = list(dict.fromkeys(method_label(run.method) for run in record.runs))
+    scored = f"all {total} runs scored" if done == total else f"only {done} of {total} runs scored so far"
+    seeds = _count(len({run.seed for run in record.scores}), "seed")
+    sentences = [
+        f"{_listed(methods)} in {_count(len(record.sizes), 'size')}, from {quantity(min(macs))} to "
+        f"{quantity(max(macs))} multiply-adds (MACs) a forward pass, {seeds}, {scored}.",
+        _teacher(record, analysis),
+        *(_students(analysis, method) for method in dict.fromkeys(curve.method for curve in analysis.ratios)),
+    ]
+    found = checks(record, analysis)
+    missed = [check for check in found if check.verdict == MISSED]
+    if missed:
+        sentences.append("Missed: " + "; ".join(f"{one.expected} ({one.measured})" for one in missed) + ".")
+    elif all(check.verdict != OPEN for check in found):
+        sentences.append("Nothing that was expected was missed" + ("." if done == total else " so far."))
+    return sentences
+
+
+def _teacher(record: Record, analysis: Analysis) -> str:
+    best = largest_teacher(analysis)
+    if best is None:
+        return "No teacher has scores yet, so there are no ratios."
+    first = record.scores[0]
+    text = f"The largest teacher ({best.size}) reaches {metric_label(first.metric)} {show(best.fd)} at N = {first.n:,}"
+    untrained = untrained_distance(record, best)
+    text += f", against {untrained:.4g} of the untrained network" if untrained else ""
+    return f"{text}; the floor, real against real images at that N, is {first.floor:.3g}."
+
+
+def _students(analysis: Analysis, method: str) -> str:
+    curves = [curve for curve in analysis.ratios if curve.method == method]
+    means = _listed([f"{show(curve.mean)} in {_count(curve.steps, 'step')}" for curve in curves])
+    text = f"Averaged over sizes, the distance of {method_label(method)} is that of its own teacher times {means}."
+    verdicts = [_verdict(curve) for curve in curves if curve.constancy]
+    return f"{text} A ratio that is the same at every size is {_listed(verdicts)}." if verdicts else text
+
+
+def _verdict(curve: RatioCurve) -> str:
+    test, trend = curve.constancy, curve.trend
+    if test is None:
+        return "not tested"
+    outcome = "rejected" if test.rejected else "not rejected"
+    text = f"{outcome} in {_count(curve.steps, 'step')} (p {_relation(test.p)}"
+    if trend is None or trend.low <= 0 <= trend.high:
+        return f"{text})"
+    return f"{text}; it {'rises' if trend.low > 0 else 'falls'} with size)"
+
+
+def probability(p: float) -> str:
+    """A probability to two digits; below 0.0001 its size means nothing."""
+    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+
+
+def _relation(p: float) -> str:
+    return f"= {probability(p)}" if p >= 1e-4 else probability(p)
+
+
+def checks(record: Record, analysis: Analysis) -> list[Check]:
+    """The expectations of a study, in the order of the chain: teacher, second step, ratios, constancy."""
+    return [
+        _check_teacher(record, analysis),
+        _check_second_step(analysis),
+        *(_check_ratio(analysis, steps, limit) for steps, limit in RATIO_LIMITS.items()),
+        *(_check_constancy(analysis, "scd", steps, constant=True) for steps in RATIO_LIMITS),
+        *(_check_constancy(analysis, "sct", steps, constant=False) for steps in RATIO_LIMITS),
+    ]
+
+
+def _check_teacher(record: Record, analysis: Analysis) -> Check:
+    expected = f"largest teacher at most {100 * UNTRAINED_SHARE:g} % of the distance of an untrained network"
+    best = largest_teacher(analysis)
+    untrained = best and untrained_distance(record, best)
+    if best is None or not untrained:
+        return Check(expected, "-", OPEN)
+    share = best.fd.value / untrained
+    return Check(expected, f"{100 * share:.2f} %, {best.size}", MET if share <= UNTRAINED_SHARE else MISSED)
+
+
+def _check_second_step(analysis: Analysis) -> Check:
+    expected = "sCD better in 2 steps than in 1 at every size"
+    fd = {(one.steps, one.size): one.fd.value for one in analysis.distances if one.method == "scd"}
+    both = [size for steps, size in fd if steps == 1 and (2, size) in fd]
+    if not both:
+        return Check(expected, "-", OPEN)
+    worse = [size for size in both if fd[2, size] >= fd[1, size]]
+    measured = f"worse at {_listed(worse)}" if worse else f"at {len(both)} of {len(both)}"
+    return Check(expected, measured, MISSED if worse else MET)
+
+
+def _check_ratio(analysis: Analysis, steps: int, limit: float) -> Check:
+    expected = f"{curve_label('scd', steps)}: ratio to its teacher below {limit:g} at every size"
+    curve = analysis.ratio_curve("scd", steps)
+    if curve is None:
+        return Check(expected, "-", OPEN)
+    worst = max(curve.points, key=lambda point: point.ratio.value)
+    verdict = MET if worst.ratio.value < limit else MISSED
+    return Check(expected, f"largest {show(worst.ratio)}, {worst.size}", verdict)
+
+
+def _check_constancy(analysis: Analysis, method: str, steps: int, *, constant: bool) -> Check:
+    claim = "the same" if constant else "not the same"
+    expected = f"{curve_label(method, steps)}: ratio {claim} at every size (the paper's finding)"
+    curve = analysis.ratio_curve(method, steps)
+    if curve is None or curve.constancy is None:
+        return Check(expected, "-", OPEN)
+    test = curve.constancy
+    agrees = HOLDS if constant else MET
+    return Check(expected, f"{test.verdict}, p {_relation(test.p)}", MISSED if test.rejected == constant else agrees)
+
+
+def caveats(record: Record, analysis: Analysis) -> list[str]:
+    """What a reader must know before trusting the intervals and the ratios."""
+    notes = [note for curve in analysis.ratios for note in curve.notes]
+    first = record.scores[0]
+    near = [one for one in analysis.distances if one.fd.value < NEAR_FLOOR * first.floor]
+    if near:
+        names = _listed([f"{curve_label(one.method, one.steps)} {one.size}" for one in near])
+        notes.append(f"less than {NEAR_FLOOR:g} times the floor, where finite N pulls ratios towards one: {names}")
+    notes += [
+        f"power law of {curve_label(law.method, law.steps)}: {text}" for law in analysis.laws for text in law.warnings
+    ]
+    return [f"{note[0].upper()}{note[1:]}." for note in dict.fromkeys([*notes, *analysis.notes])]
+
+
+def largest_teacher(analysis: Analysis) -> Distance | None:
+    """The distance of the teacher with the most multiply-adds."""
+    teachers = [one for one in analysis.distances if one.method == TEACHER]
+    return max(teachers, key=lambda one: one.macs, default=None)
+
+
+def untrained_distance(record: Record, teacher: Distance) -> float | None:
+    """The mean distance of the untrained networks of a teacher's size, None where it was not measured."""
+    known = [
+        run.untrained for run in record.scores if run.method == TEACHER and run.size == teacher.size and run.untrained
+    ]
+    return sum(known) / len(known) if known else None
+
+
+def _sizes(curve: RatioCurve) -> str:
+    return _count(len(curve.points), "size")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -1,0 +1,157 @@
+"""Which figures a report shows, with their titles, captions and words for those who cannot see them."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+
+from scaling.analysis.summary import Analysis, show
+from scaling.analysis.table import curve_label, curve_order, method_label
+from scaling.analysis.uncertainty import NOISE, SAMPLES, SEEDS
+from scaling.report.figures import distance_figure, ratio_figure, training_figure
+from scaling.report.findings import metric_label
+from scaling.report.grids import Pixels, beside, grid_figure, matching, tile
+from scaling.report.record import Images, Record, Run
+
+SOURCES = {
+    SEEDS: "the scatter between seeds",
+    SAMPLES: "resampling the generated images (noise of the samples, not of the training)",
+    NOISE: "a stated relative noise",
+}
+COLUMNS, SHOWN = 10, 20
+# Inches: a picture over the whole page, and one of two side by side.
+WIDE, NARROW = 9.0, 5.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: its file name, PNG bytes, title, words for those who cannot see it, and caption."""
+
+    file: str
+    png: bytes
+    title: str
+    alt: str
+    caption: str
+
+    @property
+    def uri(self) -> str:
+        """The picture as a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+def draw_pictures(record: Record, analysis: Analysis | None) -> dict[str, list[Picture]]:
+    """The pictures of the sections curves, overview, training and samples; a section without material is empty."""
+    overview = _overview(record)
+    return {
+        "curves": [] if analysis is None else _curves(record, analysis),
+        "overview": [] if overview is None else [overview],
+        "training": _training(record),
+        "samples": _samples(record, analysis),
+    }
+
+
+def _curves(record: Record, analysis: Analysis) -> list[Picture]:
+    first = record.scores[0]
+    name = metric_label(first.metric)
+    sources = " and ".join(SOURCES[source] for source in dict.fromkeys(one.source for one in analysis.distances))
+    distance = Picture(
+        "distance.png",
+        distance_figure(analysis, name, first.n, first.floor),
+        f"{name} against multiply-adds",
+        "; ".join(f"{curve_label(one.method, one.steps)} {one.size}: {show(one.fd)}" for one in analysis.distances),
+        f"Lower is better. Bars: 95 % intervals from {sources}. Lines and bands: power laws, FD falling as MACs to the "
+        f"power −α. Dotted: real images against real images at N = {first.n:,}.",
+    )
+    if not analysis.ratios:
+        return [distance]
+    points = [(curve, point) for curve in analysis.ratios for point in curve.points]
+    ratio = Picture(
+        "ratio.png",
+        ratio_figure(analysis),
+        "Ratio to the own teacher against multiply-adds",
+        "; ".join(f"{curve_label(c.method, c.steps)} {point.size}: {show(point.ratio)}" for c, point in points),
+        f"{name} of a student over that of the teacher of its own size and seed. A level line means that distillation "
+        "costs the same share at every size. Bars and bands: 95 % intervals of each point.",
+    )
+    return [distance, ratio]
+
+
+def _training(record: Record) -> list[Picture]:
+    methods = list(dict.fromkeys(run.method for run in record.runs))
+    pictures = []
+    for method in methods:
+        runs = [run for run in record.runs if run.method == method and "loss" in run.metrics]
+        if runs:
+            pictures.append(
+                Picture(
+                    f"training-{_slug(method)}.png",
+                    training_figure(runs, record.sizes, methods),
+                    method_label(method),
+                    f"Training curves of {method_label(method)}, one line for each of {len(runs)} runs",
+                    "",
+                )
+            )
+    return pictures
+
+
+def _overview(record: Record) -> Picture | None:
+    """Real images and every method of the largest size that has samples, the same noise in a column."""
+    sampled = [run for run in record.runs if run.samples]
+    if not sampled:
+        return None
+    size = max((run.size for run in sampled), key=record.sizes.index)
+    strips: dict[str, Pixels] = {}
+    for run in sampled:
+        for steps, images in sorted(run.samples.items()):
+            if run.size == size:
+                strips.setdefault(curve_label(run.method, steps), tile(images.images[:SHOWN], SHOWN))
+    labels = next(images.labels for run in sampled if run.size == size for images in run.samples.values())
+    real = matching(record.real, labels[:SHOWN], 0) if record.real else None
+    rows = [("Real images of the same classes", tile(real, SHOWN))] if real is not None else []
+    return Picture(
+        "overview.png",
+        grid_figure([*rows, *strips.items()], WIDE),
+        f"Samples of the largest size ({size})",
+        f"Rows of {SHOWN} images of size {size}: {', '.join(strips)}",
+        "In each column all samples start from the same noise and class. Nothing was selected.",
+    )
+
+
+def _samples(record: Record, analysis: Analysis | None) -> list[Picture]:
+    """One picture for each (method, steps): a strip a size, the first seed's samples left and real images right."""
+    blocks: dict[tuple[str, int], dict[str, Run]] = {}
+    for run in record.runs:
+        for steps in run.samples:
+            blocks.setdefault((run.method, steps), {}).setdefault(run.size, run)
+    pictures = []
+    for method, steps in sorted(blocks, key=lambda key: curve_order(*key)):
+        runs = blocks[method, steps]
+        strips = [
+            (
+                _strip_title(record, analysis, method, steps, size),
+                _strip(run.samples[steps], record.real, i * SHOWN // COLUMNS),
+            )
+            for i, (size, run) in enumerate((size, runs[size]) for size in record.sizes if size in runs)
+        ]
+        label = curve_label(method, steps)
+        alt = f"Samples of {label}, sizes {', '.join(runs)}, beside real images"
+        pictures.append(Picture(f"samples-{_slug(method)}-{steps}.png", grid_figure(strips, NARROW), label, alt, ""))
+    return pictures
+
+
+def _strip(samples: Images, real: Images | None, skip: int) -> Pixels:
+    generated = tile(samples.images[:SHOWN], COLUMNS)
+    beside_them = matching(real, samples.labels[:SHOWN], skip) if real else None
+    return generated if beside_them is None else beside(generated, tile(beside_them, COLUMNS))
+
+
+def _strip_title(record: Record, analysis: Analysis | None, method: str, steps: int, size: str) -> str:
+    for one in analysis.distances if analysis else ():
+        if (one.method, one.steps, one.size) == (method, steps, size):
+            return f"{size}   {metric_label(record.scores[0].metric)} {one.fd.value:.3g}"
+    return f"{size}   no score yet"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w+.-]", "_", name)

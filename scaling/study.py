@@ -1,0 +1,191 @@
+"""`study run`: from a study file to scores and report, continuing whatever an earlier launch left unfinished."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.files import write_json_atomic, write_text_atomic
+from models.family import Family, build_family
+from scaling.config import CONFIGS, ConfigError, StudyConfig, load_study, nearest, read_yaml
+from scaling.datasets import Prepared, prepare, write_reference
+from scaling.locks import locked
+from scaling.machine import describe_launch
+from scaling.plan import seconds_estimate
+from scaling.runs import Run, RunFile, dump_run, expand
+from scaling.worker import EXIT_AGAIN, EXIT_USAGE, pick_device
+from slurm.graph import Job, JobGraph
+from slurm.local import JobEvent, JobState, run_local
+
+ROOT = Path(__file__).resolve().parents[1]
+GRACE_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study ready to be planned or run: its configuration and its family of sizes."""
+
+    config: StudyConfig
+    family: Family
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.config.launch.folder / self.config.name
+
+
+def open_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and check a study file and its family. Raises ConfigError or FamilyError."""
+    config = load_study(path, overrides)
+    family = load_family(config.family)
+    for size in config.sizes:
+        family.size(size)
+    return Study(config, family)
+
+
+def load_family(name: str) -> Family:
+    """A family by the name of its file in configs/family, or by the path of a YAML file."""
+    if name.endswith((".yaml", ".yml")):
+        return build_family(read_yaml(Path(name)), name)
+    path = CONFIGS / "family" / f"{name}.yaml"
+    if not path.exists():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise ConfigError(f"family: unknown family {name!r}; {nearest(name, known)}")
+    return build_family(read_yaml(path), str(path))
+
+
+class Stages:
+    """Seconds of each stage of a study over all launches, kept in environment.json with what was run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "environment.json"
+        self._content: dict[str, Any] = {"stages": {}, "wall_seconds": 0.0}
+        if self._path.exists():
+            self._content = json.loads(self._path.read_text(encoding="utf-8"))
+
+    def describe(self, facts: dict[str, Any]) -> None:
+        """Add facts about this launch; the start of the first launch is kept."""
+        started = self._content.get("started", facts["started"])
+        self._content.update({**facts, "started": started})
+        write_json_atomic(self._path, self._content)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block, also when it fails."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - start
+            stages = self._content["stages"]
+            stages[name] = round(stages.get(name, 0.0) + seconds, 3)
+            self._content["wall_seconds"] = round(self._content["wall_seconds"] + seconds, 3)
+            write_json_atomic(self._path, self._content)
+
+
+def run_study(study: Study, command: str) -> int:
+    """Run all that is unfinished and write the report. Returns the exit code: 0, 1 (a run failed), 2 (bad input).
+
+    Raises ConfigError, DataError, InUse before anything is changed, KeyboardInterrupt once all is stopped and saved.
+    """
+    from scaling.display import open_display
+    from scaling.report.build import build_report
+
+    device = pick_device(study.config.launch)
+    folder = study.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        stages = Stages(folder)
+        with stages.stage("data"):
+            prepared = prepare(study.config.data, study.config.launch.folder)
+            reference = write_reference(prepared, study.config.evaluation.samples, folder)
+        stages.describe(describe_launch(study.config, prepared, device, command))
+        runs = expand(study.config, study.family, prepared.data)
+        write_homes(study, runs, prepared, reference)
+        write_json_atomic(folder / "study.json", {"runs": [run.name for run in runs]})
+        with stages.stage("runs"), open_display(study, runs) as display:
+            results = launch(study, runs, device.type, display)
+        with stages.stage("report"):
+            report = build_report(folder)
+        log.info("report: %s", report)
+        return exit_code(results)
+
+
+def write_homes(study: Study, runs: Sequence[Run], prepared: Prepared, reference: Path) -> None:
+    """The home folder of each run with its config.yaml."""
+    for run in runs:
+        home = study.folder / run.name
+        home.mkdir(exist_ok=True)
+        content = RunFile(
+            study=study.config.name,
+            identity=run.spec.identity(),
+            spec=run.spec,
+            shards=prepared.shards.resolve(),
+            reference=reference.resolve(),
+            teacher_home=(study.folder / run.parent.name()).resolve() if run.parent else None,
+            launch=study.config.launch,
+        )
+        write_text_atomic(home / "config.yaml", dump_run(content))
+
+
+def launch(study: Study, runs: Sequence[Run], device: str, display: Any) -> dict[str, int]:
+    """Run what has no scores yet, longest chain first; the exit code of each run that was started."""
+    pending = [run for run in runs if not (study.folder / run.name / "scores.json").exists()]
+    names = {run.name for run in pending}
+    jobs = [
+        Job(
+            name=run.name,
+            command=(sys.executable, "-m", "scaling.worker", str(study.folder / run.name)),
+            log=study.folder / run.name / "log.txt",
+            parents=(run.parent.name(),) if run.parent and run.parent.name() in names else (),
+            cost=seconds_estimate(run.spec),
+        )
+        for run in pending
+    ]
+    codes: dict[str, int] = {}
+
+    def on_event(event: JobEvent) -> None:
+        if event.kind == "finished" and event.job is not None and event.state is not JobState.DONE:
+            codes[event.job] = event.returncode if event.returncode is not None else 1
+        display.on_event(event)
+
+    run_local(
+        JobGraph(jobs),
+        workers=workers(study.config, device),
+        environment=worker_environment(study.config.launch.threads),
+        on_event=on_event,
+        grace_seconds=GRACE_SECONDS,
+    )
+    return codes
+
+
+def workers(config: StudyConfig, device: str) -> int:
+    """How many runs at once: launch.workers, else one a GPU, else as many as the cores hold."""
+    if config.launch.workers:
+        return config.launch.workers
+    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)) // config.launch.threads)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker: ours, with the threads of all libraries bounded and this checkout importable."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    bounds = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    return {**os.environ, **bounds, "PYTHONPATH": path}
+
+
+def exit_code(failed: dict[str, int]) -> int:
+    """0 if nothing failed, 2 if only bad input did, else 1."""
+    codes = {code for code in failed.values() if code != EXIT_AGAIN}
+    if not failed:
+        return 0
+    return EXIT_USAGE if codes == {EXIT_USAGE} else 1

@@ -1,0 +1,180 @@
+"""One run in a process of its own: train, sample, evaluate; `python -m scaling.worker HOME`.
+
+Launching again continues what is unfinished. Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped on request with
+its state saved ("again", EX_TEMPFAIL).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_pipeline.files import write_bytes_atomic, write_json_atomic
+from data_pipeline.manifest import DataError
+from data_pipeline.reader import LatentReader
+from models.family import count_macs, count_parameters
+from scaling.config import ConfigError, Launch
+from scaling.evaluation.score import METRIC, Real, score
+from scaling.generate import generate, load_network, sampler_steps, to_npz, untrained
+from scaling.locks import InUse, locked
+from scaling.runs import RunFile, load_run
+from scaling.training import checkpoint
+from scaling.training.checkpoint import Checkpoint, CheckpointError
+from scaling.training.loop import Interrupted, TrainingError, train
+from scaling.training.randomness import derive_seed
+
+EXIT_FAILED, EXIT_USAGE, EXIT_AGAIN = 1, 2, 75
+LOCK_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class StopRequest:
+    """True once the process was asked to stop, or once the launcher that started it is gone."""
+
+    def __init__(self) -> None:
+        self._signalled = False
+        launcher = os.environ.get("TRIGSCALE_LAUNCHER_PID")
+        self._launcher = int(launcher) if launcher else None
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(name, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self._signalled = True
+
+    def __call__(self) -> bool:
+        return self._signalled or (self._launcher is not None and os.getppid() != self._launcher)
+
+
+def pick_device(launch: Launch) -> torch.device:
+    """The device of launch.device; ConfigError where there is no GPU though one was asked for."""
+    if launch.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("launch.device: cuda, but torch sees no GPU: set it to auto or cpu")
+    use_gpu = launch.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+class Timings:
+    """Seconds of each stage over all launches of the run, kept in timings.json."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._path = path
+        self._content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"threads": threads}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block, also when it is interrupted."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._content[name] = round(self._content.get(name, 0.0) + time.monotonic() - start, 3)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            self._content["peak_memory_bytes"] = max(peak, self._content.get("peak_memory_bytes", 0))
+            write_json_atomic(self._path, self._content)
+
+
+def run(home: Path, stop: StopRequest) -> None:
+    """All stages of the run in `home` that are not done yet."""
+    config = load_run(home)
+    if (home / "scores.json").exists():
+        return
+    torch.set_num_threads(config.launch.threads)
+    device = pick_device(config.launch)
+    timings = Timings(home / "timings.json", config.launch.threads)
+    with timings.stage("train"):
+        final = _train(config, home, device, stop)
+    with timings.stage("sample"):
+        _sample(config, home, final, device, stop)
+    with timings.stage("evaluate"):
+        _evaluate(config, home, device)
+
+
+def _train(config: RunFile, home: Path, device: torch.device, stop: StopRequest) -> Checkpoint:
+    reader = LatentReader(config.shards)
+    if reader.manifest.content_sha256 != config.spec.data.content_sha256:
+        raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
+    teacher = None
+    if config.teacher_home is not None:
+        assert config.spec.teacher is not None, "a run with a teacher's home names the teacher"
+        teacher = checkpoint.newest(config.teacher_home / "checkpoints", config.spec.teacher)
+        if teacher is None:
+            raise CheckpointError(f"{config.teacher_home}: holds no checkpoint of the teacher: launch the study again")
+    return train(config.spec, home, reader, teacher, config.launch, device, stop)
+
+
+def _sample(config: RunFile, home: Path, final: Checkpoint, device: torch.device, stop: StopRequest) -> None:
+    (home / "samples").mkdir(exist_ok=True)
+    network = load_network(final, config.spec, device)
+    for steps in sampler_steps(config.spec):
+        path = home / "samples" / f"steps-{steps}.npz"
+        if not path.exists():
+            samples = generate(config.spec, network, steps, config.spec.evaluation.samples, device, stop)
+            write_bytes_atomic(path, to_npz(*samples))
+
+
+def _evaluate(config: RunFile, home: Path, device: torch.device) -> None:
+    spec, real = config.spec, Real.load(config.reference)
+    scores = []
+    for steps, nfe in sampler_steps(spec).items():
+        with np.load(home / "samples" / f"steps-{steps}.npz", allow_pickle=False) as file:
+            images = file["images"]
+        seed = derive_seed(spec.identity(), "resample", steps)
+        scores.append({"steps": steps, "nfe": nfe, **score(images, real, spec.evaluation.resamples, seed)})
+    blank = None
+    if spec.method == "teacher":
+        images = untrained(spec, spec.sampling.teacher_steps, real.samples, device)
+        blank = score(images, real, 0, 0)["fd"]
+    network = spec.network_config()
+    result = {
+        "study": config.study,
+        "run": spec.name(),
+        "method": spec.method,
+        "size": spec.size,
+        "seed": spec.seed,
+        "parameters": count_parameters(network),
+        "macs": count_macs(network),
+        "metric": METRIC,
+        "n": real.samples,
+        "floor": real.floor,
+        "untrained": blank,
+        "scores": scores,
+    }
+    write_json_atomic(home / "scores.json", result)
+
+
+def main() -> int:
+    """Run the home folder named on the command line and return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    home = Path(sys.argv[1])
+    stop = StopRequest()
+    try:
+        with locked(home / ".lock", LOCK_SECONDS):
+            run(home, stop)
+    except Interrupted as error:
+        log.info("%s", error)
+        return EXIT_AGAIN
+    except (ConfigError, DataError, CheckpointError, InUse) as error:
+        log.error("%s", error)
+        return EXIT_USAGE
+    except (TrainingError, OSError) as error:
+        log.error("%s: %s", type(error).__name__, error)
+        return EXIT_FAILED
+    log.info("done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

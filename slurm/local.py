@@ -1,0 +1,250 @@
+"""Runs a job graph as processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from types import FrameType
+from typing import Literal
+
+from slurm.graph import Job, JobGraph
+
+LAUNCHER_PID = "TRIGSCALE_LAUNCHER_PID"
+TICK_SECONDS = 0.25
+# One request can arrive as several signals within milliseconds (coreutils' timeout signals its child and then its whole
+# group); only a signal later than this is a person asking again.
+REPEAT_SECONDS = 1.0
+
+
+class JobState(Enum):
+    """How a job ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # a parent failed or was skipped
+    STOPPED = "stopped"  # the launcher was interrupted before the job was done
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """What the launcher tells its display.
+
+    started: job. finished: job, state, returncode (negative: the signal that killed it; None: it never ran) and the
+    seconds it ran. tick: nothing happened; seconds since the launch began.
+    """
+
+    kind: Literal["started", "finished", "tick"]
+    job: str | None
+    state: JobState | None
+    returncode: int | None
+    seconds: float
+
+
+def run_local(
+    graph: JobGraph,
+    *,
+    workers: int,
+    environment: Mapping[str, str],
+    on_event: Callable[[JobEvent], None],
+    poll_seconds: float = 0.05,
+    grace_seconds: float = 30,
+) -> dict[str, JobState]:
+    """Runs every job once its parents are done, at most `workers` at a time, longest remaining chain first.
+
+    Each job leads a session of its own, so that a terminal's Ctrl-C reaches the launcher alone; whatever is left of its
+    process group is killed when the job ends. `environment` is the jobs' whole environment, to which
+    TRIGSCALE_LAUNCHER_PID is added: a job whose parent is another process has been orphaned and should stop. stdin is
+    empty, stdout and stderr are appended to the job's log. Exit code 0 is DONE, anything else FAILED; a failed job's
+    descendants are SKIPPED and all else goes on.
+
+    SIGINT or SIGTERM, or an error in `on_event`: running jobs get SIGTERM (each job's first process alone, which knows
+    how to end its own) and `grace_seconds` to save, then their groups get SIGKILL, at once when a signal is repeated;
+    no job outlives the call. A job that exits with 0 in that time is DONE, all others are STOPPED. Must be called from
+    the main thread.
+
+    Returns the state of each job by name. Raises KeyboardInterrupt after SIGINT or SIGTERM, ValueError when workers is
+    below 1, OSError when a log cannot be opened, and what `on_event` raises.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}: at least 1 is needed to run a job")
+    with _note_interrupts() as interrupts:
+        launch = _Launch(graph, workers, environment, on_event, poll_seconds, interrupts)
+        try:
+            launch.run()
+        except BaseException:
+            launch.on_event = _ignore  # it may be what failed
+            raise
+        finally:
+            launch.stop(grace_seconds)
+    if interrupts.requested:
+        raise KeyboardInterrupt
+    return launch.states
+
+
+class _Interrupts:
+    """Signals noted by a handler that does not raise, so that no process is lost between its start and its record."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.repeated = False
+
+    @property
+    def requested(self) -> bool:
+        return self.first is not None
+
+    def note(self, _signal: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = now
+        elif now - self.first > REPEAT_SECONDS:
+            self.repeated = True
+
+
+@contextmanager
+def _note_interrupts() -> Iterator[_Interrupts]:
+    interrupts = _Interrupts()
+    previous = {number: signal.signal(number, interrupts.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupts
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class _Running:
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+class _Launch:
+    """The state of one call of run_local: a job is in `states` (ended), in `running`, or waiting."""
+
+    def __init__(
+        self,
+        graph: JobGraph,
+        workers: int,
+        environment: Mapping[str, str],
+        on_event: Callable[[JobEvent], None],
+        poll_seconds: float,
+        interrupts: _Interrupts,
+    ) -> None:
+        self.graph = graph
+        self.workers = workers
+        self.environment = {**environment, LAUNCHER_PID: str(os.getpid())}
+        self.on_event = on_event
+        self.poll_seconds = poll_seconds
+        self.interrupts = interrupts
+        self.states: dict[str, JobState] = {}
+        self.running: dict[str, _Running] = {}
+        self.launched = self.ticked = time.monotonic()
+        priority = graph.critical_path()
+        self.by_priority = sorted(graph.jobs.values(), key=lambda job: -priority[job.name])
+
+    def run(self) -> None:
+        """Returns when every job has ended or an interrupt was requested."""
+        while not self.interrupts.requested:
+            self._collect(JobState.FAILED)
+            self._fill()
+            if not self.running:
+                return
+            self._pause()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Ends what runs, SIGTERM first, and marks what never ran; does nothing when every job has ended."""
+        deadline = time.monotonic() + grace_seconds
+        try:
+            for running in self.running.values():
+                os.kill(running.process.pid, signal.SIGTERM)
+            while self.running and time.monotonic() < deadline and not self.interrupts.repeated:
+                self._pause()
+                self._collect(JobState.STOPPED)
+        finally:
+            for running in self.running.values():
+                _reap(running.process)
+        for name in list(self.running):
+            self._end(name, JobState.STOPPED)
+        for name in self.graph.jobs:
+            if name not in self.states:
+                self._finish(name, JobState.STOPPED)
+
+    def _fill(self) -> None:
+        for job in self.by_priority:
+            if len(self.running) >= self.workers:
+                return
+            if self._is_ready(job):
+                self._start(job)
+
+    def _is_ready(self, job: Job) -> bool:
+        if job.name in self.states or job.name in self.running:
+            return False
+        return all(self.states.get(parent) is JobState.DONE for parent in job.parents)
+
+    def _start(self, job: Job) -> None:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as log:
+            try:
+                process = subprocess.Popen(
+                    job.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment,
+                    start_new_session=True,
+                )
+                self.running[job.name] = _Running(process, time.monotonic())
+            except (OSError, ValueError) as error:  # no such program, not executable, a NUL in an argument
+                log.write(f"cannot start {job.command[0]!r}: {error}\n".encode())
+        if job.name in self.running:
+            self.on_event(JobEvent("started", job.name, None, None, 0.0))
+        else:
+            self._finish(job.name, JobState.FAILED)
+
+    def _collect(self, otherwise: JobState) -> None:
+        """Records the jobs that have ended: DONE on exit code 0, else `otherwise`."""
+        for name in [name for name, running in self.running.items() if _has_ended(running.process)]:
+            self._end(name, otherwise)
+
+    def _end(self, name: str, otherwise: JobState) -> None:
+        running = self.running[name]
+        returncode = _reap(running.process)
+        del self.running[name]
+        state = JobState.DONE if returncode == 0 else otherwise
+        self._finish(name, state, returncode, time.monotonic() - running.started)
+
+    def _finish(self, name: str, state: JobState, returncode: int | None = None, seconds: float = 0.0) -> None:
+        self.states[name] = state
+        self.on_event(JobEvent("finished", name, state, returncode, seconds))
+        if state is JobState.FAILED:
+            for descendant in self.graph.descendants(name):
+                if descendant not in self.states:
+                    self._finish(descendant, JobState.SKIPPED)
+
+    def _pause(self) -> None:
+        now = time.monotonic()
+        if now - self.ticked >= TICK_SECONDS:
+            self.ticked = now
+            self.on_event(JobEvent("tick", None, None, None, now - self.launched))
+        time.sleep(self.poll_seconds)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    # WNOWAIT leaves a zombie: until it is reaped its number can belong to no other process or group.
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Kills the process and what is left of its group; returns its exit code. May be repeated."""
+    if process.returncode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def _ignore(_event: JobEvent) -> None:
+    pass

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from scaling.evaluation.frechet import Reference, bootstrap_distances, feature_statistics, frechet_distance
+
+
+def random_covariance(generator: np.random.Generator, size: int) -> np.ndarray:
+    factor = generator.standard_normal((size, size + 3))
+    return factor @ factor.T
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(7))
+
+
+def test_statistics_are_those_of_numpy(generator: np.random.Generator) -> None:
+    features = generator.standard_normal((50, 6)).astype(np.float32) * 100 + 1000
+    mean, covariance = feature_statistics(features)
+    assert mean.dtype == covariance.dtype == np.float64
+    np.testing.assert_allclose(mean, features.astype(np.float64).mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-10)
+
+
+def test_one_dimension() -> None:
+    """Two normal distributions: (m1 - m2)^2 + (s1 - s2)^2."""
+    distance = frechet_distance(np.array([1.0]), np.array([[9.0]]), np.array([3.0]), np.array([[0.25]]))
+    assert distance == pytest.approx((1 - 3) ** 2 + (3 - 0.5) ** 2, rel=1e-14)
+
+
+def test_commuting_covariances(generator: np.random.Generator) -> None:
+    """With common eigenvectors: |m1 - m2|^2 + sum of (s1 - s2)^2 over the axes."""
+    axes, _ = np.linalg.qr(generator.standard_normal((8, 8)))
+    deviations = generator.uniform(0.1, 3, (2, 8))
+    means = generator.standard_normal((2, 8))
+    covariances = [axes @ np.diag(s**2) @ axes.T for s in deviations]
+    distance = frechet_distance(means[0], covariances[0], means[1], covariances[1])
+    expected = ((means[0] - means[1]) ** 2).sum() + ((deviations[0] - deviations[1]) ** 2).sum()
+    assert distance == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 5, 16])
+def test_against_the_matrix_root(generator: np.random.Generator, size: int) -> None:
+    means = generator.standard_normal((2, size))
+    first, second = (random_covariance(generator, size) for _ in range(2))
+    root = np.real(scipy.linalg.sqrtm(first @ second))
+    expected = ((means[0] - means[1]) ** 2).sum() + np.trace(first + second - 2 * root)
+    assert frechet_distance(means[0], first, means[1], second) == pytest.approx(expected, rel=1e-10)
+    assert frechet_distance(means[1], second, means[0], first) == pytest.approx(expected, rel=1e-10)
+
+
+def test_singular_covariances() -> None:
+    """Units that never fire, and a pair on different axes: tr S1 + tr S2, for the product's root is zero."""
+    zero = np.zeros(3)
+    first, second = np.diag([4.0, 0, 0]), np.diag([0, 9.0, 0])
+    assert frechet_distance(zero, first, zero, second) == pytest.approx(13, rel=1e-14)
+    assert frechet_distance(zero, first, zero, first) == pytest.approx(0, abs=1e-12)
+    assert frechet_distance(zero, np.zeros((3, 3)), np.ones(3), np.zeros((3, 3))) == pytest.approx(3)
+
+
+def test_a_set_has_no_distance_to_itself(generator: np.random.Generator) -> None:
+    features = generator.standard_normal((200, 64)) @ generator.standard_normal((64, 64))
+    reference = Reference.from_features(features)
+    assert 0 <= reference.distance(features) < 1e-6 * np.trace(reference.covariance)
+    permuted = generator.permutation(features)
+    assert reference.distance(permuted) == pytest.approx(0, abs=1e-6 * np.trace(reference.covariance))
+
+
+def test_shift_and_scale_of_features(generator: np.random.Generator) -> None:
+    """A shift by v alone costs |v|^2; a common scale c multiplies the distance by c^2."""
+    features = generator.standard_normal((300, 5))
+    other = generator.standard_normal((300, 5)) * 1.5
+    shift = np.array([1.0, -2, 0, 0, 0.5])
+    assert Reference.from_features(features).distance(features + shift) == pytest.approx(shift @ shift, rel=1e-6)
+    distance = Reference.from_features(features).distance(other)
+    assert Reference.from_features(3 * features).distance(3 * other) == pytest.approx(9 * distance, rel=1e-10)
+
+
+def test_floor_is_the_known_bias(generator: np.random.Generator) -> None:
+    """N samples against the exact unit Gaussian in D dimensions: D / N from the mean and D (D + 1) / (4 N) from the
+    covariance, to first order (E tr (S^(1/2) - 1)^2 with S - 1 of variance 1/N off and 2/N on the diagonal)."""
+    size, samples = 6, 2000
+    reference = Reference(np.zeros(size), np.eye(size))
+    floors = [reference.distance(generator.standard_normal((samples, size))) for _ in range(300)]
+    expected = size / samples + size * (size + 1) / (4 * samples)
+    assert np.mean(floors) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_non_finite_features_are_refused(generator: np.random.Generator, value: float) -> None:
+    features = generator.standard_normal((10, 3)).astype(np.float32)
+    features[[4, 7], 1] = value
+    with pytest.raises(ValueError, match="2 of 10 samples have non-finite features, the first is number 4"):
+        Reference.from_features(features)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (0, 3), (5,), (2, 3, 4)])
+def test_shapes_that_are_no_features(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        feature_statistics(np.zeros(shape))
+
+
+def test_bootstrap_repeats_and_depends_on_its_seed(generator: np.random.Generator) -> None:
+    reference = Reference(np.zeros(4), np.eye(4))
+    features = generator.standard_normal((100, 4))
+    first = bootstrap_distances(features, reference, 20, seed=3)
+    np.testing.assert_array_equal(bootstrap_distances(features, reference, 20, seed=3), first)
+    assert len(np.unique(first)) == 20
+    assert not np.isin(bootstrap_distances(features, reference, 20, seed=4), first).any()
+
+
+def test_bootstrap_spread_is_the_spread_over_new_samples(generator: np.random.Generator) -> None:
+    """Far from the reference, where the bias is small against the distance."""
+    reference = Reference(np.zeros(3), np.eye(3))
+    sets = 1 + 2 * generator.standard_normal((200, 400, 3))
+    truth = np.std([reference.distance(features) for features in sets])
+    estimates = [bootstrap_distances(features, reference, 60, seed=1).std() for features in sets[:10]]
+    assert np.mean(estimates) == pytest.approx(truth, rel=0.15)
+
+
+def test_bootstrap_level_is_one_bias_too_high(generator: np.random.Generator) -> None:
+    """What the docstring warns of: at the floor, the resamples lie at about twice the floor."""
+    reference = Reference(np.zeros(6), np.eye(6))
+    sets = generator.standard_normal((30, 500, 6))
+    floor = np.mean([reference.distance(features) for features in sets])
+    level = np.mean([bootstrap_distances(features, reference, 30, seed=1) for features in sets])
+    assert level / floor == pytest.approx(2, rel=0.1)

@@ -1,0 +1,317 @@
+"""The report of a made-up study: complete, self-contained, honest about what is missing."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scaling.analysis.table import load_scores, load_table
+from scaling.report import build
+from scaling.report.build import build_report, duration
+from scaling.report.record import ReportError, read_study
+
+NAME = 'a "b" <c> & $x_1$'
+PNG = b"\x89PNG\r\n\x1a\n"
+Writer = Callable[..., Path]
+
+
+class Page(HTMLParser):
+    """The text of a page, its tags and the addresses it refers to."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.pieces: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "data", "action"}]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] != ["style"]:
+            self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        """The text with runs of white space made one space."""
+        return re.sub(r"\s+", " ", " ".join(self.pieces))
+
+
+def page(index: Path) -> Page:
+    return Page(index.read_text(encoding="utf-8"))
+
+
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, write_study: Writer) -> Path:
+    folder = write_study(tmp_path_factory.mktemp("study") / NAME)
+    build_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(study: Path) -> Page:
+    return page(study / "report" / "index.html")
+
+
+def test_report_holds_its_files_and_nothing_half_written(study: Path) -> None:
+    assert {path.name for path in (study / "report").iterdir()} == {
+        "index.html",
+        "scores.csv",
+        "analysis.json",
+        "distance.png",
+        "ratio.png",
+        "overview.png",
+        *(f"training-{method}.png" for method in ("teacher", "scd", "sct")),
+        *(f"samples-{curve}.png" for curve in ("teacher-9", "scd-1", "scd-2", "sct-1", "sct-2")),
+    }
+
+
+def test_page_is_self_contained_and_its_pictures_are_the_files(study: Path, whole: Page) -> None:
+    assert "script" not in whole.tags
+    assert "link" not in whole.tags
+    html = (study / "report" / "index.html").read_text()
+    assert "url(" not in html
+    assert "@import" not in html
+    assert len(whole.addresses) == 11
+    embedded = set()
+    for address in whole.addresses:
+        kind, _, data = address.partition(",")
+        assert kind == "data:image/png;base64"
+        embedded.add(base64.b64decode(data, validate=True))
+    assert embedded == {path.read_bytes() for path in (study / "report").glob("*.png")}
+    assert all(content.startswith(PNG) for content in embedded)
+
+
+def test_names_from_the_study_are_text(study: Path, whole: Page) -> None:
+    assert NAME in whole.text
+    assert "c" not in whole.tags
+    assert "<c>" not in (study / "report" / "index.html").read_text()
+
+
+def test_metric_is_named_with_n_and_floor_and_never_fid(whole: Page) -> None:
+    assert "FD-fashion" in whole.text
+    assert re.findall(r"[^.]*\bFID\b[^.]*\.", whole.text) == [" It is not FID and must not be compared with one."]
+    assert "trained on the training images" in whole.text
+    assert "N = 5,000" in whole.text
+    assert "give 0.21 at that N" in whole.text
+    assert "multiply-adds of one forward pass of one sample, counted once" in whole.text
+
+
+def test_page_tells_what_was_run(whole: Page) -> None:
+    for expected in (
+        "trigscale study run configs/study/fashion.yaml",
+        "0123456789abcdef0123456789abcdef01234567",
+        "Example CPU",
+        "memory 8.0 GiB",
+        "torch 2.13.0",
+        "9 min 11 s",
+        "runs 9 min 00 s",
+        "ab" * 32,
+        "0.56 GiB",
+        "40.5 s",
+        "method: teacher size: xs seed: 0",
+    ):
+        assert expected in whole.text
+
+
+def test_scores_csv_reads_back_as_the_rows_of_the_study(study: Path) -> None:
+    def identity(row: Any) -> tuple[str, int, str, int]:
+        return row.method, row.steps, row.size, row.seed
+
+    rows = load_table(study / "report" / "scores.csv")
+    assert sorted(rows, key=identity) == sorted(load_scores(study), key=identity)
+    with (study / "report" / "scores.csv").open() as stream:
+        lines = {(line["method"], line["steps"], line["size"]): line for line in csv.DictReader(stream)}
+    ratio = float(lines["scd", "1", "m"]["fd"]) / float(lines["teacher", "9", "m"]["fd"])
+    assert float(lines["scd", "1", "m"]["ratio"]) == pytest.approx(ratio)
+    assert (lines["scd", "1", "m"]["n"], lines["scd", "1", "m"]["floor"]) == ("5000", "0.21")
+
+
+def test_analysis_json_and_table_agree(study: Path, whole: Page) -> None:
+    analysis = json.loads((study / "report" / "analysis.json").read_text())
+    mean = analysis["ratios"][0]["mean"]
+    assert f"{mean['value']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]" in whole.text
+    assert mean["value"] == pytest.approx(1.5, rel=0.05)
+
+
+def test_summary_says_what_held_and_what_was_rejected(whole: Page) -> None:
+    assert "A ratio that is the same at every size is not rejected in 1 step" in whole.text
+    assert "A ratio that is the same at every size is rejected in 1 step (p < 0.0001; it falls with size)" in whole.text
+    assert "Nothing that was expected was missed." in whole.text
+    assert "noise of the samples and not the scatter between trainings" in whole.text
+
+
+def test_missed_expectations_are_said_in_the_summary(tmp_path: Path, write_study: Writer) -> None:
+    folder = write_study(tmp_path / "bad", methods=("teacher", "scd"), sizes=("xs", "l"))
+    for path in folder.glob("scd-*/scores.json"):
+        factor = 3.0 if path.parent.name.startswith("scd-l") else 1.1
+        scores = json.loads(path.read_text())["scores"]
+        change(path, scores=[{**one, "fd": factor * one["steps"] * one["fd"]} for one in scores])
+    for path in folder.glob("teacher-*/scores.json"):
+        change(path, untrained=20.0)
+    text = page(build_report(folder)).text
+    missed = text[text.index("Missed:") : text.index("Quality against compute")]
+    assert "at most 2 % of the distance of an untrained network" in missed
+    assert "sCD better in 2 steps than in 1 at every size (worse at xs and l)" in missed
+    assert re.search(r"sCD, 1 step: ratio to its teacher below 2 at every size \(largest 4\.\d+ \[[^]]*\], l\)", missed)
+    assert "sCD, 2 steps: ratio to its teacher below 1.6 at every size" in missed
+    assert "sCD, 1 step: ratio the same at every size (the paper's finding)" in missed
+    assert "sCT, 1 step: ratio not the same at every size (the paper's finding) - not measured" in text
+    assert "2 sizes: too few to tell a power law" in text
+
+
+def test_unfinished_study_is_reported_as_far_as_it_goes(tmp_path: Path, write_study: Writer) -> None:
+    folder = write_study(tmp_path / "part", methods=("teacher", "scd"), sizes=("xs", "s"))
+    (folder / "environment.json").unlink()
+    (folder / "real.npz").unlink()
+    teacher, student = sorted(folder.glob("teacher-s-*"))[0], sorted(folder.glob("scd-s-*"))[0]
+    for name in ("scores.json", "timings.json"):
+        (teacher / name).unlink()
+    (student / "scores.json").unlink()
+    (student / "metrics.jsonl").unlink()
+    for path in (student / "samples").iterdir():
+        path.unlink()
+    text = page(build_report(folder)).text
+    assert "only 2 of 4 runs scored so far" in text
+    assert f"run {teacher.name}: no scores, no timings" in text
+    assert f"run {student.name}: no scores, no training metrics, no samples" in text
+    assert "environment.json: not written yet" in text
+    assert "real.npz: no real images" in text
+    assert "No power law for sCD, 1 step: one size." in text
+
+
+def test_students_whose_teachers_have_no_scores_have_no_ratios(tmp_path: Path, write_study: Writer) -> None:
+    folder = write_study(tmp_path / "orphans", methods=("teacher", "scd"), sizes=("xs",))
+    for path in folder.glob("teacher-*/scores.json"):
+        path.unlink()
+    index = build_report(folder)
+    assert "No teacher has scores yet, so there are no ratios." in page(index).text
+    assert not (folder / "report" / "ratio.png").exists()
+
+
+def test_study_without_any_scores_still_shows_its_training(tmp_path: Path, write_study: Writer) -> None:
+    folder = write_study(tmp_path / "young", methods=("teacher",), sizes=("xs",))
+    for path in folder.glob("*/scores.json"):
+        path.unlink()
+    text = page(build_report(folder)).text
+    assert "1 run started and none has scores yet" in text
+    assert {path.name for path in (folder / "report").iterdir()} == {
+        *("index.html", "overview.png", "samples-teacher-9.png", "training-teacher.png")
+    }
+
+
+def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="no such folder; run the study first"):
+        build_report(tmp_path / "none")
+    with pytest.raises(ReportError, match="no run has left anything here"):
+        build_report(tmp_path)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("scores.json", b"{}", "scores.json: study: Field required"),
+        ("timings.json", b'{"train": "long"}', "timings.json: train: "),
+        ("metrics.jsonl", b'{"step": 1}\nnonsense\n', "metrics.jsonl, line 2: 'nonsense'"),
+        ("samples/steps-9.npz", b"nonsense", "steps-9.npz: cannot be read"),
+    ],
+)
+def test_malformed_files_are_named(tmp_path: Path, write_run: Writer, file: str, content: bytes, message: str) -> None:
+    home = write_run(tmp_path, "teacher", "xs")
+    (home / file).write_bytes(content)
+    with pytest.raises(ReportError, match=re.escape(message)):
+        build_report(tmp_path)
+    assert not (tmp_path / "report").exists()
+
+
+def test_scores_of_different_n_are_refused(tmp_path: Path, write_run: Writer) -> None:
+    write_run(tmp_path, "teacher", "xs")
+    write_run(tmp_path, "scd", "xs", n=1000)
+    with pytest.raises(ReportError, match="one metric and one N"):
+        build_report(tmp_path)
+
+
+def test_pickles_and_misshapen_images_are_refused(tmp_path: Path, write_run: Writer) -> None:
+    home = write_run(tmp_path, "teacher", "xs")
+    path = home / "samples" / "steps-9.npz"
+    np.savez(path, images=np.array([{"a": 1}], dtype=object), labels=np.zeros(1, np.int64), allow_pickle=True)
+    with pytest.raises(ReportError, match=r"steps-9\.npz: cannot be read"):
+        read_study(tmp_path)
+    np.savez(path, images=np.zeros((2, 16, 16), np.float32), labels=np.zeros(2, np.int64))
+    with pytest.raises(ReportError, match=r"images float32\[2, 16, 16\]"):
+        read_study(tmp_path)
+
+
+def test_resumed_metrics_count_the_later_line_and_drop_the_torn_one(tmp_path: Path, write_run: Writer) -> None:
+    home = write_run(tmp_path, "scd", "xs")
+    lines = [
+        '{"step": 1, "loss": 5}',
+        '{"step": 2, "loss": 4}',
+        '{"step": 2, "loss": 3, "warmup": 1}',
+        '{"step": 3, "lo',
+    ]
+    (home / "metrics.jsonl").write_text("\n".join(lines))
+    metrics = read_study(tmp_path).runs[0].metrics
+    np.testing.assert_array_equal(metrics["step"], [1, 2])
+    np.testing.assert_array_equal(metrics["loss"], [5, 3])
+    np.testing.assert_array_equal(metrics["warmup"], [np.nan, 1])
+
+
+def test_failure_while_writing_leaves_whole_files_and_no_page(
+    tmp_path: Path, write_run: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, "teacher", "xs")
+    written: list[str] = []
+
+    def full_disk(path: Path, content: bytes) -> None:
+        if len(written) == 3:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path.name)
+        path.write_bytes(content)
+
+    monkeypatch.setattr(build, "write_bytes_atomic", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        build_report(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted(written)
+    assert "index.html" not in written
+
+
+def test_reporting_again_writes_the_same_bytes(tmp_path: Path, write_study: Writer) -> None:
+    folder = write_study(tmp_path / "twice", methods=("teacher", "scd"), sizes=("xs", "l"), seeds=2)
+    first = {path.name: path.read_bytes() for path in build_report(folder).parent.iterdir()}
+    second = {path.name: path.read_bytes() for path in build_report(folder).parent.iterdir()}
+    assert first == second
+
+
+def test_drawing_leaves_pyplot_alone() -> None:
+    code = (
+        "import sys, numpy as np, scaling.report.build; from scaling.report.grids import grid_figure;"
+        "grid_figure([('a', np.zeros((2, 8, 3), np.uint8))], 1.0); sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (59.9, "59.9 s"), (60, "1 min 00 s"), (3599.7, "1 h 00 min"), (12000, "3 h 20 min")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
