@@ -15,7 +15,6 @@ import numpy as np
 from data_pipeline.files import sha256_file
 from data_pipeline.manifest import ContentHash, DataError, Manifest, ShardInfo, sample_key
 from data_pipeline.reader import read_index
-from data_pipeline.writer import TAR_BLOCK
 
 SHOWN = 5  # damaged samples listed per shard
 
@@ -108,8 +107,8 @@ def _members(stream: BinaryIO, size: int) -> Iterator[tuple[str, int, bytes]]:
 
     DataError for a bad header, a cut member, or a missing end-of-archive record. `size` is that of the file.
     """
-    while header := stream.read(TAR_BLOCK):
-        if header == bytes(TAR_BLOCK) and stream.read(TAR_BLOCK) == header:
+    while header := stream.read(tarfile.BLOCKSIZE):
+        if header == bytes(tarfile.BLOCKSIZE) and stream.read(tarfile.BLOCKSIZE) == header:
             return
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
@@ -119,7 +118,7 @@ def _members(stream: BinaryIO, size: int) -> Iterator[tuple[str, int, bytes]]:
         if not info.isreg() or not 0 <= info.size <= size - start:
             raise DataError(f"{info.name} is cut off or not a file: {info.size} bytes, {size - start} are left")
         yield info.name, start + info.size, stream.read(info.size)
-        stream.seek(-info.size % TAR_BLOCK, io.SEEK_CUR)
+        stream.seek(-info.size % tarfile.BLOCKSIZE, io.SEEK_CUR)
     raise DataError("the tar ends without an end-of-archive record: it was cut")
 
 

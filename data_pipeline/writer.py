@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import operator
+import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -29,8 +30,6 @@ from data_pipeline.manifest import (
     sample_key,
     shard_name,
 )
-
-TAR_BLOCK = 512
 
 
 def write_shards(
@@ -122,7 +121,7 @@ def _write_shard(
             member = _npy_bytes(array)
             tar.write({"__key__": sample_key(number), "cls": str(label).encode("ascii"), "npy": member})
             # TarWriter sorts the extensions, so .npy is last and its padded bytes end where the tar ends now.
-            padded = -(-len(member) // TAR_BLOCK) * TAR_BLOCK
+            padded = -(-len(member) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             rows.append((tar.tarstream.offset - padded + len(member) - len(raw), label, zlib.crc32(raw)))
             content.update(raw, label)
     index = _npy_bytes(np.array(rows, INDEX_DTYPE))

@@ -29,7 +29,9 @@ def pixel_norm(x: Signal, dim: int = 1) -> Signal:
 
     def inverse_rms(value: Tensor) -> Tensor:
         wide = value if value.dtype == torch.float64 else value.float()
-        return 1 / (EPS + torch.linalg.vector_norm(wide, dim=dim, keepdim=True) / math.sqrt(value.shape[dim]))
+        # Limited below so that the root has a gradient where all channels are zero.
+        square = wide.square().mean(dim, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
+        return 1 / (EPS + square.sqrt())
 
     if not isinstance(x, Dual):
         return x * inverse_rms(x).to(x.dtype)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
 
 
 def feature_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +57,7 @@ class Reference:
     @cached_property
     def root(self) -> np.ndarray:
         """A matrix A [D, D] with A A^T = covariance."""
-        values, vectors = scipy.linalg.eigh(self.covariance)
+        values, vectors = np.linalg.eigh(self.covariance)
         return vectors * np.sqrt(values.clip(0))
 
     def distance_to(self, mean: np.ndarray, covariance: np.ndarray) -> float:
@@ -66,7 +65,7 @@ class Reference:
 
         Where the two coincide, rounding can leave some 1e-8 of the trace below zero; that is returned as 0.
         """
-        products = scipy.linalg.eigvalsh(self.root.T @ covariance @ self.root)
+        products = np.linalg.eigvalsh(self.root.T @ covariance @ self.root)
         offset = mean - self.mean
         traces = np.trace(covariance) + np.trace(self.covariance)
         return max(0.0, float(offset @ offset + traces - 2 * np.sqrt(products.clip(0)).sum()))

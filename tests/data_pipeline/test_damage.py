@@ -7,13 +7,13 @@ import hashlib
 import json
 import re
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import COUNT, Samples, pack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,9 @@ from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.reader import LatentReader
 from data_pipeline.verify import verify
 
+Samples = list[tuple[np.ndarray, int]]
+Pack = Callable[..., Manifest]
+COUNT = 23  # of the fixture `samples`
 TAR = "shard-000001.tar"
 INDEX = "shard-000001.index.npy"
 REMEDY = "pack again or copy the shard again; `trigscale data verify "
@@ -135,7 +138,9 @@ def test_lost_end_of_archive_record_is_found_without_the_hash(shards: Path) -> N
     assert "after the last sample: the tar ends without an end-of-archive record" in all_damages(shards)
 
 
-def test_members_that_the_manifest_does_not_know_are_found(samples: Samples, shards: Path, tmp_path: Path) -> None:
+def test_members_that_the_manifest_does_not_know_are_found(
+    samples: Samples, shards: Path, tmp_path: Path, pack: Pack
+) -> None:
     pack(samples[:20], tmp_path / "other", per_shard=20)
     shutil.copy(tmp_path / "other" / "shard-000000.tar", shards / "shard-000000.tar")
     data = (shards / "shard-000000.tar").read_bytes()
@@ -145,6 +150,21 @@ def test_members_that_the_manifest_does_not_know_are_found(samples: Samples, sha
 
     rewrite_manifest(shards, change)
     assert "holds 00000010.cls after its last sample" in all_damages(shards)
+
+
+@pytest.mark.parametrize("change", [{"type": tarfile.SYMTYPE}, {"size": 1 << 50}], ids=["link", "huge"])
+def test_members_that_are_no_samples_are_found_without_the_hash(shards: Path, change: dict[str, Any]) -> None:
+    """A link, which a reader would follow or skip, and a size that must not be allocated."""
+    with tarfile.open(shards / TAR) as tar:
+        info = tar.getmember("00000013.npy")
+    place = info.offset
+    for key, value in change.items():
+        setattr(info, key, value)
+    data = bytearray((shards / TAR).read_bytes())
+    data[place : place + 512] = info.tobuf(tarfile.GNU_FORMAT)
+    (shards / TAR).write_bytes(data)
+    accept(shards, TAR)
+    assert "sample 00000013 and what follows it: 00000013.npy is cut off or not a file" in all_damages(shards)
 
 
 def test_shards_in_the_wrong_place_are_found_without_the_hash(shards: Path) -> None:

@@ -111,11 +111,14 @@ def test_missing_file_and_other_kinds(tmp_path: Path) -> None:
         load_images(tmp_path / "a.tar")
 
 
+SHUFFLED = [10 + 7 * number % 24 for number in range(24)]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two classes of grey 6x7 images, with a hidden file that does not matter."""
-    for number, image in enumerate(random_images(4, 6, 7)):
-        target = tmp_path / "data" / ("zebra", "ant")[number % 2] / f"{9 - number}.png"
+    for number, image in enumerate(random_images(24, 6, 7)):
+        target = tmp_path / "data" / ("zebra", "ant")[number % 2] / f"{SHUFFLED[number]}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(target)
     (tmp_path / "data" / "ant" / ".DS_Store").write_bytes(b"x")
@@ -125,8 +128,10 @@ def folder(tmp_path: Path) -> Path:
 
 def test_folder_in_sorted_order(folder: Path) -> None:
     images, labels, names = load_images(folder)
-    np.testing.assert_array_equal(images, random_images(4, 6, 7)[[3, 1, 2, 0], ..., None])
-    assert labels.tolist() == [0, 0, 1, 1]
+    by_name = np.argsort(SHUFFLED)
+    order = [*by_name[by_name % 2 == 1], *by_name[by_name % 2 == 0]]
+    np.testing.assert_array_equal(images, random_images(24, 6, 7)[order, ..., None])
+    assert labels.tolist() == [0] * 12 + [1] * 12
     assert labels.dtype == np.int64
     assert names == ("ant", "zebra")
 
@@ -142,15 +147,15 @@ def test_colour_png_and_jpeg(tmp_path: Path) -> None:
 
 
 def test_bad_image_files_are_named(folder: Path) -> None:
-    bad = folder / "zebra" / "0.png"
+    bad = folder / "zebra" / "00.png"
     image = Image.fromarray(random_images(6, 7))
     damaged = {
-        r"0\.png is 6x7x3, but .*6\.png is 6x7x1": lambda: image.convert("RGB").save(bad),
-        r"0\.png is 7x6x1": lambda: image.transpose(Image.Transpose.ROTATE_90).save(bad),
-        r"0\.png has mode RGBA": lambda: image.convert("RGBA").save(bad),
-        r"0\.png cannot be read": lambda: bad.write_bytes(b"no image"),
-        r"0\.png cannot be read ": lambda: image.save(bad) or bad.write_bytes(bad.read_bytes()[:70]),
-        r"0\.png cannot be read  ": lambda: image.save(bad, format="GIF"),
+        r"00\.png is 6x7x3, but .*\.png is 6x7x1": lambda: image.convert("RGB").save(bad),
+        r"00\.png is 7x6x1": lambda: image.transpose(Image.Transpose.ROTATE_90).save(bad),
+        r"00\.png has mode RGBA": lambda: image.convert("RGBA").save(bad),
+        r"00\.png cannot be read": lambda: bad.write_bytes(b"no image"),
+        r"00\.png cannot be read ": lambda: image.save(bad) or bad.write_bytes(bad.read_bytes()[:70]),
+        r"00\.png cannot be read  ": lambda: image.save(bad, format="GIF"),
     }
     for message, make in damaged.items():
         make()

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from conftest import CLASSES, COUNT, Samples, pack
 from webdataset.compat import WebDataset
 
 from data_pipeline import reader as reader_module
@@ -22,6 +21,10 @@ from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.reader import LatentReader
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
+
+Samples = list[tuple[np.ndarray, int]]
+Pack = Callable[..., Manifest]
+COUNT, CLASSES = 23, 7  # of the fixture `samples`
 
 
 def names(folder: Path) -> list[str]:
@@ -52,7 +55,9 @@ def test_manifest_says_what_is_there(shards: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", ">f2", "<f4"])
-def test_other_dtypes_and_memory_layouts_are_stored_in_one_form(tmp_path: Path, samples: Samples, dtype: str) -> None:
+def test_other_dtypes_and_memory_layouts_are_stored_in_one_form(
+    tmp_path: Path, samples: Samples, dtype: str, pack: Pack
+) -> None:
     odd = [(np.asfortranarray(array.astype(dtype)), label) for array, label in samples]
     manifest = pack(odd, tmp_path / "odd")
     arrays, _ = LatentReader(tmp_path / "odd").read(np.arange(COUNT))
@@ -72,7 +77,7 @@ def test_webdataset_reads_the_same(samples: Samples, shards: Path) -> None:
 
 
 def test_bytes_depend_on_the_samples_alone(
-    samples: Samples, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: Samples, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Pack
 ) -> None:
     monkeypatch.setattr("time.time", lambda: 2e9)
     pack(samples, tmp_path / "again")
@@ -82,7 +87,7 @@ def test_bytes_depend_on_the_samples_alone(
         assert all(member.pax_headers == {} and member.mtime == 0 for member in tar)
 
 
-def test_content_hash_ignores_shard_size_and_sees_every_change(samples: Samples, tmp_path: Path) -> None:
+def test_content_hash_ignores_shard_size_and_sees_every_change(samples: Samples, tmp_path: Path, pack: Pack) -> None:
     def content(name: str, chosen: Samples, per_shard: int = 10) -> str:
         return pack(chosen, tmp_path / name, per_shard).content_sha256
 
@@ -102,7 +107,7 @@ def test_content_hash_ignores_shard_size_and_sees_every_change(samples: Samples,
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 20])
-def test_last_shard_is_never_empty(samples: Samples, tmp_path: Path, count: int) -> None:
+def test_last_shard_is_never_empty(samples: Samples, tmp_path: Path, count: int, pack: Pack) -> None:
     manifest = pack(samples[:count], tmp_path / "shards")
     assert len(manifest.shards) == -(-count // 10)
     assert verify(tmp_path / "shards").samples == count
@@ -119,7 +124,7 @@ BAD_SAMPLES: dict[str, tuple[Callable[[np.ndarray], tuple[np.ndarray, int]], str
 
 
 @pytest.mark.parametrize("kind", BAD_SAMPLES)
-def test_bad_sample_is_named_and_nothing_is_left(samples: Samples, tmp_path: Path, kind: str) -> None:
+def test_bad_sample_is_named_and_nothing_is_left(samples: Samples, tmp_path: Path, kind: str, pack: Pack) -> None:
     spoil, message = BAD_SAMPLES[kind]
     samples[17] = spoil(samples[17][0])
     with pytest.raises(DataError, match=f"sample 00000017 .*{message}"):
@@ -128,12 +133,12 @@ def test_bad_sample_is_named_and_nothing_is_left(samples: Samples, tmp_path: Pat
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int16"])
-def test_dtypes_that_are_not_stored_are_refused(tmp_path: Path, dtype: str) -> None:
+def test_dtypes_that_are_not_stored_are_refused(tmp_path: Path, dtype: str, pack: Pack) -> None:
     with pytest.raises(DataError, match=f"{dtype}.*float16 or float32"):
         pack([(np.zeros((1, 2, 2), dtype), 0)], tmp_path / "shards")
 
 
-def test_no_samples_and_occupied_folders_are_refused(samples: Samples, tmp_path: Path) -> None:
+def test_no_samples_and_occupied_folders_are_refused(samples: Samples, tmp_path: Path, pack: Pack) -> None:
     with pytest.raises(DataError, match="no samples"):
         pack([], tmp_path / "empty")
     (tmp_path / "full").mkdir()
@@ -188,17 +193,13 @@ def test_sample_numbers_outside_the_data_are_refused(shards: Path, bad: np.ndarr
         LatentReader(shards).read(bad)
 
 
-def read_all(reader: LatentReader) -> np.ndarray:
-    return reader.read(np.arange(COUNT))[0]
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_worker_processes_read_the_same(shards: Path, method: str) -> None:
     reader = LatentReader(shards)
     expected, _ = reader.read(np.arange(COUNT))  # descriptors are open when the process is made
     with multiprocessing.get_context(method).Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply(read_all, (reader,)), expected)
-    np.testing.assert_array_equal(read_all(reader), expected)
+        np.testing.assert_array_equal(pool.apply(reader.read, (np.arange(COUNT),))[0], expected)
+    np.testing.assert_array_equal(reader.read(np.arange(COUNT))[0], expected)
 
 
 def test_pickled_reader_opens_its_own_descriptors(shards: Path) -> None:
@@ -214,7 +215,7 @@ def open_descriptors() -> int:
 
 
 def test_descriptors_are_lazy_limited_and_returned(
-    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Pack
 ) -> None:
     pack(samples, tmp_path / "many", per_shard=1)
     monkeypatch.setattr(reader_module, "MAX_OPEN", 4)

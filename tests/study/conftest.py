@@ -1,0 +1,229 @@
+"""A tiny study that is planned, run, interrupted and damaged as a user would."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data_pipeline.fashion import load_fashion
+from models.encoders import get_encoder
+from scaling.cli import app, run_cli
+from scaling.datasets import pack_images, prepare, write_reference
+from scaling.runs import Run, expand
+from scaling.study import open_study, write_homes
+from slurm.local import LAUNCHER_PID
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 300
+LOG_EVERY = 4
+STUDENT = {"steps": 18, "batch": 16, "lr": 0.01, "lr_decay_steps": 10, "lr_rampup_images": 100}
+STUDENT |= {"teacher_ema": 0.1, "warmup_steps": 8, "dropout": 0.1}
+STUDY: dict[str, Any] = {
+    "name": "tiny",
+    "family": "nano",
+    "sizes": ["xs"],
+    "methods": ["teacher", "scd", "sct"],
+    "teacher": {"steps": 30, "batch": 16, "lr": 0.04, "lr_decay_steps": 10, "lr_rampup_images": 100, "dropout": 0.1},
+    "scd": STUDENT,
+    "sct": STUDENT,
+    "ema": {"sigma_rel": [0.1]},
+    "sampling": {"teacher_steps": 3, "teacher_ema": 0.1, "student_ema": 0.1, "batch": 50},
+    "evaluation": {"samples": 100, "resamples": 20},
+    # A checkpoint at every logged step.
+    "launch": {"device": "cpu", "threads": 1, "workers": 2, "checkpoint_seconds": 1e-9, "log_every": LOG_EVERY},
+}
+
+
+def merge(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`content` with the values of `changes`, section by section."""
+    merged = copy.deepcopy(content)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        merged[key] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The `data` section of a study on 300 real images in shards, and as many held out."""
+    folder = tmp_path_factory.mktemp("shards")
+    images, labels = load_fashion("test")
+    for name, part in (("train", slice(0, 300)), ("held-out", slice(300, 600))):
+        pack_images(images[part, ..., None], labels[part], get_encoder("fashion-s2d-v1"), folder / name, name, 10)
+    return {"source": str(folder / "train"), "held_out": str(folder / "held-out")}
+
+
+WriteStudy = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def write_study(shards: dict[str, str]) -> WriteStudy:
+    """Write the tiny study, changed where asked, to FOLDER/study.yaml; its runs will be in FOLDER/runs."""
+
+    def writing(folder: Path, **changes: Any) -> Path:
+        base = merge(STUDY, {"data": shards, "launch": {"folder": str(folder / "runs")}})
+        path = folder / "study.yaml"
+        path.write_text(yaml.safe_dump(merge(base, changes), sort_keys=False))
+        return path
+
+    return writing
+
+
+@pytest.fixture(scope="session")
+def content(shards: dict[str, str]) -> dict[str, Any]:
+    """The tiny study as plain values, without a folder."""
+    return merge(STUDY, {"data": shards})
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Run the command line in this process; an exception that a user would see as a traceback comes out here."""
+
+    def running(*arguments: str | Path) -> Result:
+        capfd.readouterr()
+        code = run_cli(lambda: app([str(argument) for argument in arguments]))
+        return Result(code, *capfd.readouterr())
+
+    return running
+
+
+@dataclass
+class Launched:
+    """A command line in a process of its own."""
+
+    process: subprocess.Popen[str]
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+
+    def workers(self) -> list[int]:
+        """The processes of its runs, alive, orphaned ones too."""
+        mark = f"{LAUNCHER_PID}={self.process.pid}".encode()
+        return [pid for pid in _processes() if mark in _environment(pid)]
+
+    def wait(self) -> Result:
+        out, err = self.process.communicate(timeout=LIMIT_SECONDS)
+        return Result(self.process.returncode, out, err)
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _environment(pid: int) -> list[bytes]:
+    """A living process's environment; that of a zombie is empty."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _spawn(program: str | Path, *arguments: str | Path) -> Launched:
+    bounds = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    start = ["-m", program] if isinstance(program, str) else [str(program)]
+    command = [sys.executable, *start, *map(str, arguments)]
+    pipe = subprocess.PIPE
+    environment = {**os.environ, **bounds, "PYTHONPATH": str(ROOT)}
+    return Launched(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment))
+
+
+Spawn = Callable[..., Launched]
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Start a module, or the script at a path, in a process; what still runs at the end of the test is killed."""
+    started: list[Launched] = []
+
+    def starting(program: str | Path, *arguments: str | Path) -> Launched:
+        started.append(_spawn(program, *arguments))
+        return started[-1]
+
+    yield starting
+    for launched in started:
+        for pid in launched.workers():
+            os.kill(pid, signal.SIGKILL)
+        launched.kill()
+        launched.process.communicate()
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any]], None]:
+    """Wait for something to become true, with a generous limit."""
+
+    def waiting(true: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not true():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.01)
+
+    return waiting
+
+
+@dataclass(frozen=True)
+class Homes:
+    """A study's folder with the homes of its runs."""
+
+    study: Path
+    runs: dict[str, Run] = field(repr=False)
+
+    def of(self, method: str) -> Path:
+        """The home of the run of that method."""
+        (name,) = (name for name, run in self.runs.items() if run.spec.method == method)
+        return self.study / name
+
+
+def prepare_homes(path: Path) -> Homes:
+    """Everything that a launch of this study file writes before its first run starts."""
+    study = open_study(path)
+    study.folder.mkdir(parents=True)
+    prepared = prepare(study.config.data, study.config.launch.folder)
+    reference = write_reference(prepared, study.config.evaluation.samples, study.folder)
+    runs = expand(study.config, study.family, prepared.data)
+    write_homes(study, runs, prepared, reference)
+    (study.folder / "study.json").write_text(json.dumps({"runs": [run.name for run in runs]}))
+    return Homes(study.folder, {run.name: run for run in runs})
+
+
+@pytest.fixture
+def homes(tmp_path: Path, write_study: WriteStudy) -> Homes:
+    """The tiny study, prepared but not run."""
+    return prepare_homes(write_study(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, write_study: WriteStudy) -> Homes:
+    """The tiny study after one uninterrupted launch: what every interrupted one must come to. Not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = write_study(folder)
+    result = _spawn("scaling.cli", "study", "run", path).wait()
+    assert result.code == 0, result.err
+    study = folder / "runs" / "tiny"
+    opened = open_study(path)
+    prepared = prepare(opened.config.data, folder / "runs")
+    runs = {run.name: run for run in expand(opened.config, opened.family, prepared.data)}
+    return Homes(study, runs)

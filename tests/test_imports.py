@@ -1,0 +1,147 @@
+"""Which package may import which, and what little must be installed: torch for networks, five packages more for a run.
+
+In each subprocess only what is on its list can be found, as on a machine where nothing else is installed.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.fashion import load_fashion
+from models.encoders import get_encoder
+from scaling.config import validate
+from scaling.datasets import pack_images, prepare, write_reference
+from scaling.runs import expand
+from scaling.study import Study, StudyConfig, load_family, write_homes
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("kernels", "data_pipeline", "slurm", "models", "scaling")
+BELOW = {
+    "kernels": set(),
+    "data_pipeline": set(),
+    "slurm": set(),
+    "models": {"kernels"},
+    "scaling": set(PACKAGES),
+}
+# What may be imported, with what it imports itself. jinja2 comes with torch, but it is the report that uses it.
+TORCH = ("torch", "torchgen", "functorch", "triton", "sympy", "mpmath", "typing_extensions")
+RUN = (*TORCH, "numpy", "safetensors", "yaml", "webdataset", "braceexpand")
+RUN += ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
+
+HOOK = """
+import sys
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+
+class Installed(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        standard = name in sys.stdlib_module_names or name.startswith("_sysconfigdata")
+        if path is None and not standard and name not in ALLOWED:
+            return None
+        return super().find_spec(name, path, target)
+
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Installed]
+"""
+NETWORK = """
+from importlib import import_module
+from pkgutil import walk_packages
+
+import kernels, models
+for package in (kernels, models):
+    for module in walk_packages(package.__path__, package.__name__ + "."):
+        import_module(module.name)
+
+import torch
+from models.dual import Dual
+from models.family import count_macs
+from models.trigflow import TrigFlowNet
+from models.unet import NetworkConfig
+
+net = TrigFlowNet(NetworkConfig(8, 4, 10, 8, (1, 2), 1, (4,), head_channels=8))
+net.reset_parameters(torch.Generator().manual_seed(0))
+x, t = torch.ones(2, 4, 8, 8), torch.ones(2)
+f, weight = net(Dual(x, x), Dual(t, t), torch.zeros(2, dtype=torch.int64), with_weight=True)
+(f.value.sum() + weight.sum()).backward()
+assert f.tangent.isfinite().all() and count_macs(net.config) > 0
+"""
+STAGES = """
+from pathlib import Path
+
+import scaling.datasets
+from scaling.worker import StopRequest, run
+
+for home in sys.argv[1:]:
+    run(Path(home), StopRequest())
+"""
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names of all imports in a file, wherever they stand."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_downward(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    above = set(PACKAGES) - BELOW[package] - {package}
+    assert {str(path): found for path in files if (found := imported(path) & above)} == {}
+
+
+def python(allowed: tuple[str, ...], script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script straight from the checkout where, beyond the standard library, only `allowed` can be imported."""
+    script = f"ALLOWED = {(*PACKAGES, *allowed)}\n{HOOK}{script}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_networks_need_torch_alone() -> None:
+    result = python(TORCH, NETWORK)
+    assert result.returncode == 0, result.stderr
+
+
+def prepare_homes(folder: Path) -> list[Path]:
+    """The homes of a teacher and its student of three steps each, on 100 real images."""
+    images, labels = load_fashion("test")
+    for name, part in (("train", slice(0, 100)), ("held-out", slice(100, 400))):
+        pack_images(images[part, ..., None], labels[part], get_encoder("fashion-s2d-v1"), folder / name, name, 10)
+    recipe = {"steps": 3, "batch": 4, "lr": 0.01, "lr_decay_steps": 1, "lr_rampup_images": 1}
+    content = {
+        "name": "tiny",
+        "family": "nano",
+        "sizes": ["xs"],
+        "methods": ["teacher", "scd"],
+        "data": {"source": str(folder / "train"), "held_out": str(folder / "held-out")},
+        "teacher": recipe,
+        "scd": recipe,
+        "sampling": {"teacher_steps": 2},
+        "evaluation": {"samples": 100, "resamples": 20},
+        "launch": {"folder": str(folder / "runs"), "device": "cpu"},
+    }
+    study = Study(validate(StudyConfig, content, "tiny"), load_family("nano"))
+    study.folder.mkdir(parents=True)
+    prepared = prepare(study.config.data, folder / "runs")
+    runs = expand(study.config, study.family, prepared.data)
+    write_homes(study, runs, prepared, write_reference(prepared, 100, study.folder))
+    return [study.folder / run.name for run in runs]
+
+
+def test_a_run_needs_few_packages(tmp_path: Path) -> None:
+    """Packing, training, sampling and evaluation get by without scipy, rich, typer, matplotlib, pillow and jinja2."""
+    homes = prepare_homes(tmp_path)
+    result = python(RUN, STAGES, *homes)
+    assert result.returncode == 0, result.stderr
+    assert all((home / "scores.json").exists() for home in homes)
