@@ -9,7 +9,7 @@ study: $(VENV)/.installed
 	$(BIN)/trigscale study run $(STUDY)
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -59,7 +59,11 @@ def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) ->
     if not (shards / "manifest.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         images, labels = load_fashion(split)
-        pack_images(images[..., None], labels, get_encoder(encoder), shards, f"fashion-{split}", 10)
+        try:
+            pack_images(images[..., None], labels, get_encoder(encoder), shards, f"fashion-{split}", 10)
+        except FileExistsError:
+            if not (shards / "manifest.json").exists():  # else another study packed the same just now
+                raise
     return shards
 
 
