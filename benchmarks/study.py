@@ -49,7 +49,9 @@ def tables(result: dict[str, Any]) -> list[Table]:
     wall.add_column("seconds", justify="right")
     for stage, seconds in result["stages"].items():
         wall.add_row(stage, f"{seconds:.1f}")
-    inside = Table(title="inside the runs, seconds of one worker", caption=f"largest run: {_mib(result)} MiB at its peak")
+    inside = Table(
+        title="inside the runs, seconds of one worker", caption=f"largest run: {_mib(result)} MiB at its peak"
+    )
     for heading in ("method", *STAGES):
         inside.add_column(heading, justify="left" if heading == "method" else "right")
     for method, seconds in result["methods"].items():

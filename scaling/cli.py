@@ -124,11 +124,11 @@ def data_pack(
 ) -> None:
     """Encode images and write them as shards."""
     from data_pipeline.images import load_images
-    from models.encoders import get_encoder
-    from scaling.datasets import pack_images
+    from scaling.datasets import known_encoder, pack_images
 
+    chosen = known_encoder(encoder, "--encoder")
     pixels, labels, names = load_images(images)
-    manifest = pack_images(pixels, labels, get_encoder(encoder), to, images.stem, len(names))
+    manifest = pack_images(pixels, labels, chosen, to, images.stem, len(names))
     print(f"{to}: {manifest.samples:,} samples in {len(manifest.shards)} shards, encoder {manifest.encoder}")
 
 
@@ -251,7 +251,9 @@ def run_cli(command: Callable[[], Any]) -> int:
     except BrokenPipeError:
         return EXIT_FAILED
     except (OSError, *usage_errors()) as error:
-        print(f"error: {error}", file=sys.stderr)
+        from scaling.errors import explain
+
+        print(f"error: {explain(error)}", file=sys.stderr)
         return EXIT_USAGE
     return 0
 

@@ -33,6 +33,7 @@ class Section(BaseModel):
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+RelativeWidth = Annotated[float, Field(gt=0, lt=0.28)]  # a power-function profile can be no wider
 
 
 class Recipe(Section):
@@ -99,7 +100,7 @@ class Data(Section):
 class Ema(Section):
     """Averages of the weights that are kept while training."""
 
-    sigma_rel: tuple[PositiveFloat, ...] = Field(
+    sigma_rel: tuple[RelativeWidth, ...] = Field(
         default=(0.05, 0.10), min_length=1, description="relative widths of the profiles"
     )
 
@@ -156,7 +157,7 @@ class StudyConfig(Section):
     teacher: TeacherRecipe
     scd: StudentRecipe | None = None
     sct: StudentRecipe | None = None
-    by_size: dict[str, dict[str, dict[str, Any]]] = Field(
+    by_size: dict[str, dict[Method, dict[str, Any]]] = Field(
         default_factory=dict, description="recipe keys of single sizes: {size: {method: {key: value}}}"
     )
     ema: Ema = Ema()
@@ -231,6 +232,8 @@ def validate(section: type[S], content: object, where: str) -> S:
     except ValidationError as error:
         lines = [f"  {_explain(section, detail)}" for detail in error.errors()]
         raise ConfigError("\n".join([f"{where}:", *lines])) from None
+    except ConfigError as error:  # of a section that is built while this one is checked
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def describe(section: type[Section], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
@@ -266,7 +269,8 @@ def _explain(section: type[Section], detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         parent: type[Section] | None = section
         for part in detail["loc"][:-1]:
-            parent = _section_of(parent.model_fields[part].annotation) if parent else None
+            if parent and part in parent.model_fields:  # not the name of an alternative
+                parent = _section_of(parent.model_fields[part].annotation)
         known = list(parent.model_fields) if parent else []
         return f"{path}: unknown key (value {detail['input']!r}); {nearest(str(detail['loc'][-1]), known)}"
     if detail["type"] == "missing":
@@ -286,7 +290,9 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
     *parents, last = key.split(".")
     for part in parents:
-        content = content.setdefault(part, {})
-        if not isinstance(content, dict):
-            raise ConfigError(f"override {override!r}: {part} holds a value, not a section")
+        inner = content.get(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {part} holds {inner!r}, not a section")
+        content[part] = dict(inner)  # a copy: sections that a YAML alias repeats are one mapping
+        content = content[part]
     content[last] = value

@@ -21,8 +21,8 @@ from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.reader import LatentReader
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
-from models.encoders import Encoder, get_encoder
-from scaling.config import Data
+from models.encoders import ENCODERS, Encoder, get_encoder
+from scaling.config import ConfigError, Data, nearest
 from scaling.evaluation.score import REAL_GRID, balanced, real_statistics
 from scaling.runs import RunData
 
@@ -36,6 +36,13 @@ class Prepared:
     shards: Path
     held_out: Path
     data: RunData
+
+
+def known_encoder(name: str, key: str) -> Encoder:
+    """The encoder of that name; ConfigError names the `key` that it was given by and the nearest known."""
+    if name not in ENCODERS:
+        raise ConfigError(f"{key}: unknown encoder {name!r}; {nearest(name, sorted(ENCODERS))}")
+    return ENCODERS[name]
 
 
 def prepare(data: Data, folder: Path) -> Prepared:
@@ -61,7 +68,7 @@ def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) ->
         images, labels = load_fashion(split)
         try:
             pack_images(images[..., None], labels, get_encoder(encoder), shards, f"fashion-{split}", 10)
-        except FileExistsError:
+        except OSError:  # of the rename: the folder is there and not empty
             if not (shards / "manifest.json").exists():  # else another study packed the same just now
                 raise
     return shards

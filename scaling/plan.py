@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from models.family import count_macs, count_parameters
 from models.unet import NetworkConfig
 from scaling.config import StudentRecipe, StudyConfig
 from scaling.runs import Run, RunSpec
 from scaling.sampling import teacher_evaluations
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # Forward passes that a training step costs by multiply-adds: a backward pass counts two, a tangent one.
 FORWARDS = {"teacher": 3, "sct": 4, "scd": 5}
@@ -66,6 +68,8 @@ def plan_json(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 def plan_table(config: StudyConfig, runs: Sequence[Run]) -> Table:
     """The costs of all runs for a terminal."""
+    from rich.table import Table
+
     title = f"study {config.name}: {len(runs)} runs"
     table = Table(title=title, caption="MACs: multiply-adds of one forward pass; FLOPs = 2 MACs; time on one CPU core")
     table.add_column("run", no_wrap=True)

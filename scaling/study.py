@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.files import write_json_atomic, write_text_atomic
+from data_pipeline.manifest import DataError, Manifest
 from models.family import Family, build_family
 from scaling.config import CONFIGS, ConfigError, StudyConfig, load_study, nearest, read_yaml
-from scaling.datasets import Prepared, prepare, write_reference
+from scaling.datasets import Prepared, known_encoder, prepare, write_reference
 from scaling.locks import locked
 from scaling.machine import describe_launch
 from scaling.plan import seconds_estimate
@@ -47,6 +48,7 @@ class Study:
 def open_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read and check a study file and its family. Raises ConfigError or FamilyError."""
     config = load_study(path, overrides)
+    known_encoder(config.data.encoder, "data.encoder")
     family = load_family(config.family)
     for size in config.sizes:
         family.size(size)
@@ -65,7 +67,10 @@ def load_family(name: str) -> Family:
 
 
 class Stages:
-    """Seconds of each stage of a study over all launches, kept in environment.json with what was run."""
+    """Seconds of each stage of a study over all launches, kept in environment.json with what was run.
+
+    Nothing is written before `describe`, so that bad data leave no trace.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "environment.json"
@@ -90,7 +95,8 @@ class Stages:
             stages = self._content["stages"]
             stages[name] = round(stages.get(name, 0.0) + seconds, 3)
             self._content["wall_seconds"] = round(self._content["wall_seconds"] + seconds, 3)
-            write_json_atomic(self._path, self._content)
+            if "started" in self._content:
+                write_json_atomic(self._path, self._content)
 
 
 def run_study(study: Study, command: str) -> int:
@@ -108,6 +114,7 @@ def run_study(study: Study, command: str) -> int:
         stages = Stages(folder)
         with stages.stage("data"):
             prepared = prepare(study.config.data, study.config.launch.folder)
+            check_fit(study, prepared.shards)
             reference = write_reference(prepared, study.config.evaluation.samples, folder)
         stages.describe(describe_launch(study.config, prepared, device, command))
         runs = expand(study.config, study.family, prepared.data)
@@ -119,6 +126,24 @@ def run_study(study: Study, command: str) -> int:
             report = build_report(folder)
         log.info("report: %s", report)
         return exit_code(results)
+
+
+def check_fit(study: Study, shards: Path) -> None:
+    """DataError unless every size of the study takes the latents and classes of the shards."""
+    manifest = Manifest.load(shards)
+    for size in study.config.sizes:
+        network = study.family.size(size)
+        takes = (network.latent_channels, network.resolution, network.resolution)
+        if manifest.shape != takes:
+            raise DataError(
+                f"{shards}: holds latents {list(manifest.shape)}, but size {size!r} of family {study.config.family!r} "
+                f"takes {list(takes)}: choose a family with their latent_channels and resolution"
+            )
+        if network.num_classes not in (0, manifest.num_classes):
+            raise DataError(
+                f"{shards}: holds {manifest.num_classes} classes, but num_classes of size {size!r} of family "
+                f"{study.config.family!r} is {network.num_classes}: make them equal, or num_classes 0"
+            )
 
 
 def write_homes(study: Study, runs: Sequence[Run], prepared: Prepared, reference: Path) -> None:
@@ -139,7 +164,7 @@ def write_homes(study: Study, runs: Sequence[Run], prepared: Prepared, reference
 
 
 def launch(study: Study, runs: Sequence[Run], device: str, display: Any) -> dict[str, int]:
-    """Run what has no scores yet, longest chain first; the exit code of each run that was started."""
+    """Run what has no scores yet, longest chain first; the exit code of each run that failed."""
     pending = [run for run in runs if not (study.folder / run.name / "scores.json").exists()]
     names = {run.name for run in pending}
     jobs = [
@@ -155,7 +180,7 @@ def launch(study: Study, runs: Sequence[Run], device: str, display: Any) -> dict
     codes: dict[str, int] = {}
 
     def on_event(event: JobEvent) -> None:
-        if event.kind == "finished" and event.job is not None and event.state is not JobState.DONE:
+        if event.kind == "finished" and event.job is not None and event.state is JobState.FAILED:
             codes[event.job] = event.returncode if event.returncode is not None else 1
         display.on_event(event)
 

@@ -11,8 +11,11 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +29,7 @@ from data_pipeline.manifest import DataError
 from data_pipeline.reader import LatentReader
 from models.family import count_macs, count_parameters
 from scaling.config import ConfigError, Launch
+from scaling.errors import explain
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, load_network, sampler_steps, to_npz, untrained
 from scaling.locks import InUse, locked
@@ -106,13 +110,21 @@ def _train(config: RunFile, home: Path, device: torch.device, stop: StopRequest)
     reader = LatentReader(config.shards)
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    teacher = None
-    if config.teacher_home is not None:
-        assert config.spec.teacher is not None, "a run with a teacher's home names the teacher"
-        teacher = checkpoint.newest(config.teacher_home / "checkpoints", config.spec.teacher)
-        if teacher is None:
-            raise CheckpointError(f"{config.teacher_home}: holds no checkpoint of the teacher: launch the study again")
+    teacher = _teacher(config.teacher_home) if config.teacher_home else None
     return train(config.spec, home, reader, teacher, config.launch, device, stop)
+
+
+def _teacher(home: Path) -> Checkpoint:
+    """The last checkpoint of the teacher's run; an earlier one would make another student."""
+    spec = load_run(home).spec
+    try:
+        found = checkpoint.load(checkpoint.path_of(home / "checkpoints", spec.recipe.steps))
+        checkpoint.require(found, spec.identity())
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}. Or delete {home / 'scores.json'}, and the study launched again trains the teacher to its end"
+        ) from error
+    return found
 
 
 def _sample(config: RunFile, home: Path, final: Checkpoint, device: torch.device, stop: StopRequest) -> None:
@@ -129,8 +141,7 @@ def _evaluate(config: RunFile, home: Path, device: torch.device) -> None:
     spec, real = config.spec, Real.load(config.reference)
     scores = []
     for steps, nfe in sampler_steps(spec).items():
-        with np.load(home / "samples" / f"steps-{steps}.npz", allow_pickle=False) as file:
-            images = file["images"]
+        images = _images(home / "samples" / f"steps-{steps}.npz")
         seed = derive_seed(spec.identity(), "resample", steps)
         scores.append({"steps": steps, "nfe": nfe, **score(images, real, spec.evaluation.resamples, seed)})
     blank = None
@@ -155,22 +166,32 @@ def _evaluate(config: RunFile, home: Path, device: torch.device) -> None:
     write_json_atomic(home / "scores.json", result)
 
 
+def _images(path: Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["images"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: is not a whole file of samples ({error}): delete it and launch again") from error
+
+
 def main() -> int:
     """Run the home folder named on the command line and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     home = Path(sys.argv[1])
     stop = StopRequest()
+    # The log's first line also takes its first block of the disk: where the disk fills up, there is room to say so.
+    log.info("process %d on %s", os.getpid(), socket.gethostname())
     try:
         with locked(home / ".lock", LOCK_SECONDS):
             run(home, stop)
     except Interrupted as error:
         log.info("%s", error)
         return EXIT_AGAIN
-    except (ConfigError, DataError, CheckpointError, InUse) as error:
-        log.error("%s", error)
+    except (ConfigError, DataError, CheckpointError, InUse, OSError) as error:
+        log.error("%s", explain(error))
         return EXIT_USAGE
-    except (TrainingError, OSError) as error:
-        log.error("%s: %s", type(error).__name__, error)
+    except TrainingError as error:
+        log.error("%s", error)
         return EXIT_FAILED
     log.info("done")
     return 0

@@ -15,10 +15,10 @@ import pytest
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
-from scaling.config import validate
+from scaling.config import StudyConfig, validate
 from scaling.datasets import pack_images, prepare, write_reference
 from scaling.runs import expand
-from scaling.study import Study, StudyConfig, load_family, write_homes
+from scaling.study import Study, load_family, write_homes
 
 ROOT = Path(__file__).parents[1]
 # What each package may import of ours; scaling may import all, and none may import scaling.
@@ -135,7 +135,7 @@ def prepare_homes(folder: Path) -> list[Path]:
 
 
 def test_a_run_needs_few_packages(tmp_path: Path) -> None:
-    """Packing, training, sampling and evaluation get by without scipy, rich, typer, matplotlib, pillow and jinja2."""
+    """All stages get by without scipy, rich, typer, matplotlib, pillow and jinja2; so do the modules that pack data."""
     homes = prepare_homes(tmp_path)
     result = python(RUN, STAGES, *homes)
     assert result.returncode == 0, result.stderr

@@ -35,10 +35,11 @@ def test_heun_converges_at_second_order_to_the_exact_flow() -> None:
     z = noise()
     t_max = torch.tensor(T_MAX, dtype=torch.float64)
     want = z * S / variance(t_max).sqrt() / t_max.sin()  # the sampler starts at x_sigma = z sigma_max / sd
-    errors = [(sample_teacher(teacher_f, z, steps) - want).abs().max().item() for steps in (20, 40, 80)]
+    errors = [(sample_teacher(teacher_f, z, steps) - want).abs().max().item() for steps in (20, 40, 80, 160)]
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.35)
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.35)
-    assert errors[2] < 1e-3
+    assert errors[2] / errors[3] == pytest.approx(4, rel=0.35)
+    assert errors[3] < 1e-3
 
 
 def test_number_of_evaluations() -> None:

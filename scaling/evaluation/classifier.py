@@ -18,7 +18,7 @@ from torch import nn
 from data_pipeline.manifest import DataError
 
 WEIGHTS = Path(__file__).parent / "assets" / "fashion_classifier.safetensors"
-WEIGHTS_SHA256 = "03bade951d2e3b4627e70f23a90ad3b548ef4551ced6608193ee6f7cf4a77b1a"
+WEIGHTS_SHA256 = "b941df71f653633425af5c6a2a59eb44a283da01403d89f8737d2c21d87e038b"
 FEATURES = 64
 CLASSES = 10
 CHANNELS = (32, 64, 96)
@@ -39,12 +39,12 @@ class FashionClassifier(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights from `generator` (He initialisation) and set the biases to zero."""
-        for parameter in self.parameters():
-            if parameter.ndim > 1:
-                nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
-            else:
-                parameter.zero_()
+        """Draw weights and biases from `generator`: uniform within 1 / sqrt(fan_in), which is PyTorch's default."""
+        for layer in (*self.convolutions, self.feature_layer, self.output_layer):
+            assert isinstance(layer, nn.Conv2d | nn.Linear), "the network has no other layers"
+            bound = layer.weight[0].numel() ** -0.5
+            for parameter in layer.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Features [N, 64] of images float32 [N, 1, 16, 16] in [0, 1]."""

@@ -52,7 +52,8 @@ class Checkpoint:
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a checkpoint, flushed to the device and renamed into place; OSError names the file."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, "sha256": _digest(contiguous), "metadata": json.dumps(dict(metadata))}
+    text = json.dumps(dict(metadata))
+    header = {"format": FORMAT, "sha256": _digest(contiguous, text), "metadata": text}
     write_bytes_atomic(path, safetensors.torch.save(contiguous, metadata=header))
 
 
@@ -68,9 +69,10 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: is not a whole safetensors file ({error}): restore it or delete it") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: has format {header.get('format')!r}, not {FORMAT!r}: not written by trigscale")
-    if header.get("sha256") != _digest(tensors):
+    metadata = header.get("metadata", "")
+    if header.get("sha256") != _digest(tensors, metadata):
         raise CheckpointError(f"{path}: its content does not match its hash, it was damaged: restore it or delete it")
-    return Checkpoint(path, tensors, json.loads(header["metadata"]))
+    return Checkpoint(path, tensors, json.loads(metadata))
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -90,13 +92,18 @@ def newest(folder: Path, identity: str) -> Checkpoint | None:
             path.rename(path.with_name(path.name + ".damaged"))
             log.warning("%s; set aside, taking the one before it", error)
             continue
-        if found.metadata["identity"] != identity:
-            raise CheckpointError(
-                f"{path}: belongs to run {found.metadata['identity']}, not to {identity}: another configuration; "
-                "move the folder away or restore its config.yaml"
-            )
+        require(found, identity)
         return found
     return None
+
+
+def require(found: Checkpoint, identity: str) -> None:
+    """CheckpointError unless the checkpoint belongs to the run of that identity."""
+    owner = found.metadata["identity"]
+    if owner != identity:
+        raise CheckpointError(
+            f"{found.path}: belongs to run {owner}, not to {identity}: another configuration; move the file away"
+        )
 
 
 def prune(folder: Path) -> None:
@@ -107,8 +114,8 @@ def prune(folder: Path) -> None:
         path.unlink()
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    digest = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

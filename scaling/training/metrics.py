@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.files import write_text_atomic
+from data_pipeline.files import naming, write_text_atomic
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -28,6 +28,7 @@ class MetricsLog:
         """Open the file to continue after `resume_step`: lines of later steps, which will be written again, are cut."""
         kept = [entry for entry in read_metrics(path) if entry["step"] <= resume_step]
         write_text_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
         self._batch = batch
         self._last = (resume_step, time.monotonic())
@@ -39,12 +40,14 @@ class MetricsLog:
         self._last = (step, now)
         finite = {name: value if math.isfinite(value) else None for name, value in entry.items()}
         line = {"step": step, "images": step * self._batch, **finite, "images_per_second": round(speed, 1)}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Flush to the device; done before a checkpoint, so that no line before it can be lost."""
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from scaling.cli import app, run_cli
 from scaling.datasets import pack_images, prepare, write_reference
 from scaling.runs import Run, expand
 from scaling.study import open_study, write_homes
+from scaling.training import checkpoint
 from slurm.local import LAUNCHER_PID
 
 ROOT = Path(__file__).parents[2]
@@ -100,13 +102,14 @@ Cli = Callable[..., Result]
 
 
 @pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+def cli(capfd: pytest.CaptureFixture[Any]) -> Cli:
     """Run the command line in this process; an exception that a user would see as a traceback comes out here."""
 
     def running(*arguments: str | Path) -> Result:
         capfd.readouterr()
         code = run_cli(lambda: app([str(argument) for argument in arguments]))
-        return Result(code, *capfd.readouterr())
+        out, err = capfd.readouterr()
+        return Result(code, out, err)
 
     return running
 
@@ -184,6 +187,29 @@ def until() -> Callable[[Callable[[], Any]], None]:
     return waiting
 
 
+def saved(home: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted((home / "checkpoints").glob("step-*.safetensors"))
+
+
+def metrics(home: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what the clock says."""
+    lines = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def assert_equal_runs(home: Path, reference: Path) -> None:
+    """Scores, logged steps, final weights and samples of `home` are those of `reference`; nothing is half-written."""
+    assert (home / "scores.json").read_bytes() == (reference / "scores.json").read_bytes()
+    assert metrics(home) == metrics(reference)
+    final, expected = (checkpoint.load(saved(folder)[-1]) for folder in (home, reference))
+    assert final.metadata == expected.metadata
+    assert all(tensor.equal(final.tensors[name]) for name, tensor in expected.tensors.items())
+    for path in (reference / "samples").iterdir():
+        assert (home / "samples" / path.name).read_bytes() == path.read_bytes()
+    assert [path.name for path in (home / "checkpoints").iterdir() if "partial" in path.name] == []
+
+
 @dataclass(frozen=True)
 class Homes:
     """A study's folder with the homes of its runs."""
@@ -195,6 +221,33 @@ class Homes:
         """The home of the run of that method."""
         (name,) = (name for name, run in self.runs.items() if run.spec.method == method)
         return self.study / name
+
+    def saved(self, method: str) -> list[Path]:
+        """The checkpoints of the run of that method, oldest first."""
+        return saved(self.of(method))
+
+    def metrics(self, method: str) -> list[dict[str, Any]]:
+        """What the run of that method logged, without what the clock says."""
+        return metrics(self.of(method))
+
+    def assert_as(self, finished: Homes, *methods: str) -> None:
+        """The runs of these methods, or all, ended bit for bit like those of `finished`."""
+        for method in methods or ("teacher", "scd", "sct"):
+            assert_equal_runs(self.of(method), finished.of(method))
+
+    def copy(self, folder: Path) -> Homes:
+        """The same study with all it has done, as if it had been run in `folder`."""
+        study = folder / "runs" / "tiny"
+        shutil.copytree(self.study, study)
+        for config in study.glob("*/config.yaml"):
+            config.write_text(config.read_text().replace(str(self.study), str(study)))
+        return Homes(study, self.runs)
+
+    def rewind(self, method: str) -> Path:
+        """Take a finished run back to before it was sampled; its last checkpoint."""
+        shutil.rmtree(self.of(method) / "samples")
+        (self.of(method) / "scores.json").unlink()
+        return self.saved(method)[-1]
 
 
 def prepare_homes(path: Path) -> Homes:

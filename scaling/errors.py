@@ -1,0 +1,22 @@
+"""What a user is told about an error of the system: the file, the reason, and what to do."""
+
+from __future__ import annotations
+
+import errno
+
+FULL = "make room there, then launch again"
+CLOSED = "make it writable or choose another folder, then launch again"
+OCCUPIED = "choose another folder, or move away what is in its place"
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), CLOSED),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), OCCUPIED),
+}
+
+
+def explain(error: Exception) -> str:
+    """The error's own message; for one of the system its file, reason and remedy."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}: {REMEDIES.get(error.errno or 0, 'see to it, then launch again')}"

@@ -1,0 +1,342 @@
+"""Mistakes in a study file, on the command line and in data: exit code 2, one message that helps, nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+from data_pipeline.reader import LatentReader
+from scaling.locks import locked
+from scaling.runs import RunData, expand
+from scaling.study import open_study
+from scaling.training import checkpoint
+from scaling.training.loop import Trainer
+
+Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
+
+
+def assert_refused(result: Fixture, *parts: str) -> None:
+    """Exit code 2 and one message on stderr, with all these parts."""
+    assert result.code == 2, result
+    assert result.out == ""
+    assert result.err.count("error:") == 1
+    for part in parts:
+        assert part in result.err
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+MISTAKES = {
+    "unknown key": (["sizess=[xs]"], ["study.yaml", "sizess: unknown key (value ['xs'])", "did you mean 'sizes'?"]),
+    "unknown key, far": (["frobnicate=1"], ["frobnicate: unknown key (value 1)", "known: name, family, sizes"]),
+    "nested": (["teacher.lrr=0.1"], ["study.yaml", "teacher.lrr: unknown key (value 0.1)", "did you mean 'lr'?"]),
+    "of an optional section": (["scd.warmup=3"], ["scd.warmup: unknown key (value 3)", "'warmup_steps'?"]),
+    "by size": (
+        ["by_size.xs.teacher.stepz=3"],
+        ["study.yaml: by_size.xs.teacher", "stepz: unknown key (value 3)", "did you mean 'steps'?"],
+    ),
+    "by size, method": (["by_size.xs.sdc.steps=3"], ["by_size.xs.sdc", "'teacher', 'scd' or 'sct'", "value 'sdc'"]),
+    "by size, size": (["by_size.m.scd.steps=3"], ["by_size: 'm' is not in sizes ['xs']"]),
+    "type": (["teacher.steps=many"], ["teacher.steps: ", "valid integer", "(value 'many')"]),
+    "type of a list": (["seeds=one"], ["seeds: ", "valid tuple", "(value 'one')"]),
+    "section": (["sampling=7"], ["sampling: ", "(value 7)"]),
+    "range": (["evaluation.samples=20"], ["evaluation.samples: ", "greater than or equal to 100 (value 20)"]),
+    "not finite": (["teacher.lr=.nan"], ["teacher.lr: ", "finite number (value nan)"]),
+    "width": (["ema.sigma_rel=[0.3]"], ["ema.sigma_rel.0: ", "less than 0.28 (value 0.3)"]),
+    "missing": (["teacher={lr: 0.1}"], ["study.yaml", "teacher.steps: is required and missing"]),
+    "two at once": (["seedz=1", "teacher.steps=0"], ["seedz: unknown key", "teacher.steps: ", "(value 0)"]),
+    "no equals sign": (["teacher.steps"], ["override 'teacher.steps'", "write it as key=value"]),
+    "no key": (["=3"], ["override '=3'", "write it as key=value"]),
+    "into a value": (["name.first=x"], ["override 'name.first=x'", "name holds 'tiny', not a section"]),
+    "value": (["sizes=[xs"], ["override 'sizes=[xs'", "not valid YAML"]),
+    "size": (["sizes=[xs, xxl]"], ["family 'nano' has no size 'xxl'", "xs, s, m, l"]),
+    "repeated": (["sizes=[xs, xs]"], ["sizes: ['xs', 'xs'] repeats an entry"]),
+    "family": (["family=nanoo"], ["family: unknown family 'nanoo'", "did you mean 'nano'?"]),
+    "family file": (["family=none.yaml"], ["none.yaml: no such file"]),
+    "encoder": (["data.encoder=fashion-s2d"], ["data.encoder", "'fashion-s2d'", "did you mean 'fashion-s2d-v1'?"]),
+    "no teacher": (["methods=[scd, sct]"], ["methods: add teacher"]),
+    "method": (["methods=[teacher, scdd]"], ["methods.1: ", "'teacher', 'scd' or 'sct' (value 'scdd')"]),
+    "no section": (["scd=null"], ["scd: methods names it but the file has no section scd: add one"]),
+    "teacher_ema": (["scd.teacher_ema=0.2"], ["scd.teacher_ema: 0.2 is not among ema.sigma_rel [0.1]: add it there"]),
+    "sampled ema": (["sampling.student_ema=0.2"], ["sampling.student_ema: 0.2 is not among ema.sigma_rel [0.1]"]),
+    "held out": (["data.held_out=null"], ["data: held_out: name held-out shards"]),
+    "name": (["name=../up"], ["name: ", "(value '../up')"]),
+    "device": (["launch.device=gpu"], ["launch.device: ", "'auto', 'cpu' or 'cuda' (value 'gpu')"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_mistakes_in_a_study(tmp_path: Path, write_study: Fixture, cli: Fixture, command: str, mistake: str) -> None:
+    overrides, parts = MISTAKES[mistake]
+    assert_refused(cli("study", command, write_study(tmp_path), *overrides), *parts)
+    assert files(tmp_path) == ["study.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (b"name: [tiny", ["study.yaml: is not valid YAML", "line 1"]),
+        (b"- teacher\n- scd\n", ["study.yaml: holds list, not a mapping"]),
+        (b"", ["study.yaml: holds NoneType, not a mapping"]),
+        (b"name: \xff\xfe", ["study.yaml: cannot be read"]),
+        (b"name: !!python/object/apply:os.system [touch evil]\n", ["study.yaml: is not valid YAML"]),
+    ],
+)
+def test_study_files_that_are_none(tmp_path: Path, cli: Fixture, text: bytes, parts: list[str]) -> None:
+    (tmp_path / "study.yaml").write_bytes(text)
+    assert_refused(cli("study", "run", tmp_path / "study.yaml"), *parts)
+    assert files(tmp_path) == ["study.yaml"]
+
+
+def test_study_files_that_are_not_there(tmp_path: Path, cli: Fixture) -> None:
+    assert_refused(cli("study", "run", tmp_path / "none.yaml"), "none.yaml: no such file")
+    assert_refused(cli("study", "run", tmp_path), f"{tmp_path}: cannot be read", "directory")
+    assert files(tmp_path) == []
+
+
+def test_an_override_of_one_section_leaves_its_alias_alone(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    """`sct: *student` repeats a section; scd.steps=7 is about scd."""
+    path = write_study(tmp_path)
+    assert "sct: *" in path.read_text()
+    plan = json.loads(cli("study", "plan", path, "--json", "scd.steps=7").out)
+    assert [run["images"] for run in plan] == [30 * 16, 7 * 16, 18 * 16]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    result = cli("study", "run", write_study(tmp_path), "launch.device=cuda")
+    assert_refused(result, "launch.device: cuda, but torch sees no GPU: set it to auto or cpu")
+    assert files(tmp_path) == ["study.yaml"]
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(folder / "shard-000000.tar", 100_000)
+
+
+def flip(folder: Path) -> None:
+    path = folder / "shard-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[50_000] ^= 1
+    path.write_bytes(data)
+
+
+def remove(folder: Path) -> None:
+    (folder / "shard-000000.tar").unlink()
+
+
+def remove_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def change_manifest(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def rename_encoder(folder: Path) -> None:
+    change_manifest(folder, encoder="sd-vae-v9")
+
+
+def add_class(folder: Path) -> None:
+    change_manifest(folder, num_classes=11)
+
+
+DAMAGES: dict[Callable[[Path], None], list[str]] = {
+    truncate: ["shard-000000.tar: has 100000 bytes, the manifest says", "copy the named files again"],
+    flip: ["shard-000000.tar: SHA-256 is not the manifest's", "copy the named files again"],
+    remove: ["shard-000000.tar: cannot be read (No such file or directory)", "copy the named files again"],
+    remove_manifest: ["manifest.json does not exist", "trigscale data pack"],
+    rename_encoder: ["holds latents of encoder 'sd-vae-v9', but data.encoder is 'fashion-s2d-v1'", "set data.encoder"],
+    add_class: ["holds 11 classes, but num_classes of size 'xs' of family 'nano' is 10", "make them equal"],
+}
+
+
+@pytest.fixture
+def own_shards(tmp_path: Path, shards: dict[str, str]) -> Path:
+    """A copy of the training shards that may be damaged."""
+    return Path(shutil.copytree(shards["source"], tmp_path / "own"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_shards(
+    tmp_path: Path, own_shards: Path, write_study: Fixture, cli: Fixture, damage: Callable[[Path], None]
+) -> None:
+    path = write_study(tmp_path, data={"source": str(own_shards)})
+    damage(own_shards)
+    assert_refused(cli("study", "run", path), str(own_shards), *DAMAGES[damage])
+    assert files(tmp_path / "runs" / "tiny") == [".lock"]
+
+
+def test_shards_damaged_after_they_were_verified(
+    tmp_path: Path, own_shards: Path, homes: Fixture, write_study: Fixture, cli: Fixture
+) -> None:
+    path = write_study(tmp_path, data={"source": str(own_shards)})
+    (homes.study / "study.json").unlink()
+    flip(own_shards)
+    assert_refused(cli("study", "run", path), str(own_shards), *DAMAGES[flip])
+    assert not (homes.study / "study.json").exists()
+
+
+def test_latents_that_do_not_fit_the_family(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    common = {"resolution": 16, "latent_channels": 4, "num_classes": 10, "channel_mult": [1], "blocks_per_level": 1}
+    family = {"name": "mine", "common": {**common, "attention_resolutions": []}, "sizes": {"xs": {"model_channels": 8}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(family))
+    result = cli("study", "run", write_study(tmp_path, family=str(tmp_path / "mine.yaml")))
+    assert_refused(result, "holds latents [4, 8, 8], but size 'xs' of family", "takes [4, 16, 16]", "choose a family")
+    assert files(tmp_path / "runs" / "tiny") == [".lock"]
+
+
+def test_too_few_images_to_judge_by(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    result = cli("study", "run", write_study(tmp_path), "evaluation.samples=1000")
+    assert_refused(result, "held-out images, 100 are needed: lower evaluation.samples")
+    assert files(tmp_path / "runs" / "tiny") == [".lock"]
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    path = write_study(tmp_path)
+    before = path.read_bytes()
+    result = cli("study", "run", path, f"launch.folder={path}")
+    assert_refused(result, f"{path}/tiny: Not a directory: choose another folder")
+    assert path.read_bytes() == before
+    assert files(tmp_path) == ["study.yaml"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    path = write_study(tmp_path)
+    (tmp_path / "runs").mkdir(mode=0o555)
+    result = cli("study", "run", path)
+    assert_refused(result, f"{tmp_path}/runs/tiny: Permission denied: make it writable or choose another folder")
+    assert files(tmp_path) == ["study.yaml"]
+
+
+def test_a_study_in_use(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    path, folder = write_study(tmp_path), tmp_path / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    with locked(folder / ".lock"):
+        assert_refused(cli("study", "run", path), f"{folder}: is in use by process {os.getpid()} on", "wait for it")
+    assert files(folder) == [".lock"]
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content))
+
+
+def test_a_config_edited_by_hand(tmp_path: Path, homes: Fixture, write_study: Fixture, cli: Fixture) -> None:
+    study, path = write_study(tmp_path), homes.of("teacher") / "config.yaml"
+    original = path.read_text()
+    identity = yaml.safe_load(original)["identity"]
+    edit(path, lambda content: content["spec"]["recipe"].update(lr=0.5))
+    result = cli("study", "status", study)
+    assert_refused(result, f"{path}: identity is {identity} but its spec hashes to", "change the study file instead")
+    path.write_text(original)
+    edit(path, lambda content: content["spec"]["recipe"].update(lrr=0.5))
+    assert_refused(cli("study", "status", study), f"{path}:", "lrr: unknown key (value 0.5); did you mean 'lr'?")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("method,steps,nfe,size,macs\n", ["line 1: no column 'fd'"]),
+        ("method,steps,nfe,size,macs,fd,fdd\n", ["line 1: unknown column 'fdd'; did you mean 'fd'?"]),
+        ("method,steps,nfe,size,macs,fd\nscd,1,1,s,1e6\n", ["line 2: 5 values for 6 columns"]),
+        ("method,steps,nfe,size,macs,fd\nscd,1,1,s,1e6,x\n", ["line 2, column fd: 'x' is not a number above 0"]),
+        ("method,steps,nfe,size,macs,fd\n", ["a header but no rows"]),
+        ("", ["line 1: no column 'method'"]),
+        ("\xff\x00", ["cannot be read as UTF-8"]),
+    ],
+)
+def test_tables_that_cannot_be_fitted(tmp_path: Path, cli: Fixture, text: str, parts: list[str]) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode("latin-1"))
+    assert_refused(cli("fit", path), str(path), *parts)
+
+
+def test_a_table_that_is_not_there(cli: Fixture) -> None:
+    assert_refused(cli("fit", "none.csv"), "none.csv: no such file", "published/scm-imagenet512.csv")
+
+
+@pytest.fixture
+def untrained(tmp_path: Path, write_study: Fixture, shards: dict[str, str]) -> Path:
+    """A checkpoint of a teacher before its first step."""
+    study = open_study(write_study(tmp_path))
+    data = RunData(content_sha256="", held_out_sha256="", encoder="fashion-s2d-v1")
+    trainer = Trainer(
+        expand(study.config, study.family, data)[0].spec,
+        LatentReader(Path(shards["source"])),
+        None,
+        torch.device("cpu"),
+    )
+    trainer.save(tmp_path)
+    return checkpoint.path_of(tmp_path, 0)
+
+
+class Evil:
+    """What unpickling this object would do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("unpickled"),))
+
+
+def test_files_that_are_no_checkpoints(
+    tmp_path: Path, untrained: Path, cli: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, to = tmp_path / "x.safetensors", tmp_path / "grid.png"
+    data = untrained.read_bytes()
+    pickled = pickle.dumps({"model": Evil()})
+    foreign = safetensors.torch.save({"x": torch.zeros(2)})
+    flipped = data.replace(b'step\\": 0', b'step\\": 9')
+    refused = {
+        b"": "not a whole safetensors file",
+        b"name: tiny\n": "not a whole safetensors file",
+        data[:-10]: "not a whole safetensors file",
+        data[:1000]: "not a whole safetensors file",
+        pickled: "not a whole safetensors file",
+        foreign: "not written by trigscale",
+        flipped: "its content does not match its hash",
+    }
+    for content, part in refused.items():
+        path.write_bytes(content)
+        assert_refused(cli("sample", path, "--to", to), str(path), part)
+    assert_refused(cli("sample", tmp_path / "none", "--to", to), "none: no such checkpoint")
+    assert not to.exists()
+    assert not (tmp_path / "unpickled").exists()
+    pickle.loads(pickled)  # noqa: S301 (it was hostile indeed)
+    assert (tmp_path / "unpickled").exists()
+    path.write_bytes(data)
+    assert cli("sample", path, "--to", to, "--count", 3).code == 0
+    assert to.exists()
+
+
+def test_a_place_where_no_file_can_be(tmp_path: Path, untrained: Path, cli: Fixture) -> None:
+    result = cli("sample", untrained, "--to", tmp_path / "none" / "grid.png", "--count", 1)
+    assert_refused(result, f"{tmp_path}/none/grid.png: No such file or directory")
+
+
+def test_images_of_another_encoder(tmp_path: Path, cli: Fixture) -> None:
+    np.savez(tmp_path / "images.npz", images=np.zeros((3, 16, 16), np.uint8), labels=np.arange(3))
+    result = cli("data", "pack", tmp_path / "images.npz", "--to", tmp_path / "to", "--encoder", "sd-vae")
+    assert_refused(result, "--encoder: unknown encoder 'sd-vae'", "fashion-s2d-v1")
+    assert not (tmp_path / "to").exists()
+
+
+def test_options_that_do_not_exist(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    result = cli("study", "plan", write_study(tmp_path), "--jason")
+    assert (result.code, "--jason" in result.err) == (2, True)

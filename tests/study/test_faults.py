@@ -1,0 +1,228 @@
+"""Faults that only a running study meets: a full disk, foreign files, damage while it runs, a second launch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from data_pipeline.reader import LatentReader
+from scaling import datasets
+from scaling.training import checkpoint
+from scaling.training.loop import Trainer
+
+Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
+
+
+def drop_last(homes: Fixture, method: str) -> int:
+    """Take a finished run back to the checkpoint before its last; the size of one in bytes."""
+    last = homes.rewind(method)
+    size = last.stat().st_size
+    last.unlink()
+    return size
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A small file system; called with its size in bytes, also to resize it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def resize(size: int) -> Path:
+        options = "remount," if folder.is_mount() else ""
+        command = ["mount", "-t", "tmpfs", "-o", f"{options}size={size}", "tmpfs", str(folder)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            pytest.skip(f"no file system of its own for this test: {result.stderr.strip()}")
+        return folder
+
+    if not shutil.which("mount"):
+        pytest.skip("there is no mount command")
+    yield resize
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk(disk: Callable[[int], Path], finished: Fixture, write_study: Fixture, spawn: Fixture) -> None:
+    homes = finished.copy(disk(64_000_000))
+    for method in ("scd", "sct"):
+        shutil.rmtree(homes.of(method))
+    size = drop_last(homes, "teacher")
+    path = write_study(disk(64_000_000), methods=["teacher"])
+    space = os.statvfs(path)
+    disk((space.f_blocks - space.f_bfree) * space.f_frsize + size // 2)
+
+    result = spawn("scaling.cli", "study", "run", path).wait()
+    assert result.code == 2
+    last = homes.of("teacher") / "checkpoints" / "step-00000030.safetensors"
+    assert f"{last}: No space left on device: make room there, then launch again" in result.err
+    assert "once mended, the same command again continues" in result.err
+    assert "Traceback" not in result.err
+    assert [path.name for path in last.parent.iterdir()] == ["step-00000028.safetensors"]
+    assert checkpoint.load(homes.saved("teacher")[-1]).step == 28
+
+    disk(64_000_000)
+    result = spawn("scaling.cli", "study", "run", path).wait()
+    assert result.code == 0, result.err
+    homes.assert_as(finished, "teacher")
+
+
+LIMITED = """
+import resource, sys
+from scaling import worker
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+sys.exit(worker.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_file_that_may_not_grow(tmp_path: Path, finished: Fixture, spawn: Fixture) -> None:
+    """As under a quota, or on a file system with a largest size of files."""
+    homes, script = finished.copy(tmp_path), tmp_path / "limited.py"
+    size = drop_last(homes, "teacher")
+    script.write_text(LIMITED)
+    result = spawn(script, homes.of("teacher"), size // 2).wait()
+    assert result.code == 2
+    assert "step-00000030.safetensors: File too large: make room there, then launch again" in result.err
+    assert "Traceback" not in result.err
+    assert checkpoint.load(homes.saved("teacher")[-1]).step == 28
+    result = spawn("scaling.worker", homes.of("teacher")).wait()
+    assert result.code == 0, result.err
+    homes.assert_as(finished, "teacher")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_run(
+    tmp_path: Path, homes: Fixture, write_study: Fixture, shards: dict[str, str], spawn: Fixture
+) -> None:
+    name = homes.of("teacher").name
+    spec = homes.runs[name].spec
+    other = spec.model_copy(update={"seed": 1})
+    folder = homes.of("teacher") / "checkpoints"
+    folder.mkdir()
+    trainer = Trainer(other, LatentReader(Path(shards["source"])), None, torch.device("cpu"))
+    trainer.save(folder)
+    foreign = checkpoint.path_of(folder, 0)
+    before = foreign.read_bytes()
+    result = spawn("scaling.cli", "study", "run", write_study(tmp_path)).wait()
+    # Its students are skipped, but all that failed was bad input.
+    assert result.code == 2
+    assert f"{foreign}: belongs to run {other.identity()}, not to {spec.identity()}" in result.err
+    assert "Traceback" not in result.err
+    assert foreign.read_bytes() == before
+    assert homes.saved("teacher") == [foreign]
+    assert not (homes.of("scd") / "checkpoints").exists()
+
+
+def damage_unseen(shards: Path) -> None:
+    """Flip a byte of the first sample in a way that neither size nor time shows."""
+    reader = LatentReader(shards)
+    path = shards / reader.manifest.shards[0].name
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[int(np.load(shards / "shard-000000.index.npy")["offset"][0])] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.slow
+def test_damage_that_shows_while_a_run_goes_on(
+    tmp_path: Path, finished: Fixture, shards: dict[str, str], spawn: Fixture
+) -> None:
+    homes = finished.copy(tmp_path)
+    home = homes.of("teacher")
+    own = Path(shutil.copytree(shards["source"], tmp_path / "own"))
+    config = home / "config.yaml"
+    config.write_text(config.read_text().replace(shards["source"], str(own)))
+    homes.rewind("teacher")
+    for path in homes.saved("teacher"):
+        path.unlink()
+    damage_unseen(own)
+    result = spawn("scaling.worker", home).wait()
+    assert result.code == 2
+    assert f"{own}/shard-000000.tar: sample 00000000 is altered" in result.err
+    assert "copy the shard again" in result.err
+
+
+@pytest.mark.slow
+def test_damaged_samples_and_an_edited_config(
+    tmp_path: Path, finished: Fixture, write_study: Fixture, spawn: Fixture
+) -> None:
+    homes = finished.copy(tmp_path)
+    home = homes.of("teacher")
+    (home / "scores.json").unlink()
+    (samples,) = (home / "samples").iterdir()
+    os.truncate(samples, samples.stat().st_size // 2)
+    refused = spawn("scaling.worker", home).wait()
+    assert refused.code == 2
+    assert f"{samples}: is not a whole file of samples" in refused.err
+    assert "delete it and launch again" in refused.err
+    samples.unlink()
+
+    config = home / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["spec"]["recipe"]["lr"] *= 2
+    config.write_text(yaml.safe_dump(content))
+    refused = spawn("scaling.worker", home).wait()
+    assert refused.code == 2
+    assert f"{config}: identity is {content['identity']} but its spec hashes to" in refused.err
+    # A launch writes it anew from the study file.
+    result = spawn("scaling.cli", "study", "run", write_study(tmp_path)).wait()
+    assert result.code == 0, result.err
+    assert yaml.safe_load(config.read_text())["spec"]["recipe"]["lr"] == content["spec"]["recipe"]["lr"] / 2
+    homes.assert_as(finished)
+
+
+@pytest.mark.slow
+def test_names_with_spaces_and_quotes(tmp_path: Path, write_study: Fixture, cli: Fixture, spawn: Fixture) -> None:
+    name, folder = """it's "mine" & too""", tmp_path / """some one's "runs" """
+    path = write_study(tmp_path, name=name, methods=["teacher"], launch={"folder": str(folder)})
+    moved = path.rename(tmp_path / "a study's file.yaml")
+    result = spawn("scaling.cli", "study", "run", moved).wait()
+    assert result.code == 0, result.err
+    report = folder / name / "report" / "index.html"
+    assert str(report) in result.out
+    assert "it&#39;s &#34;mine&#34; &amp; too" in report.read_text()
+    assert name in cli("study", "plan", moved).out
+    status = cli("study", "status", moved)
+    assert name in status.out
+    assert "done" in status.out
+    assert str(report) in cli("study", "report", moved).out
+
+
+def test_two_studies_may_pack_the_same_data_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=60)
+
+    def load(split: str) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((30, 16, 16), np.uint8), np.arange(30) % 10
+
+    pack = datasets.pack_images
+
+    def pack_together(*arguments: Any) -> Any:
+        both.wait()
+        return pack(*arguments)
+
+    monkeypatch.setattr(datasets, "load_fashion", load)
+    monkeypatch.setattr(datasets, "pack_images", pack_together)
+    found: list[Path] = []
+
+    def study() -> None:
+        found.append(datasets.pack_fashion("test", "fashion-s2d-v1", tmp_path))
+
+    threads = [threading.Thread(target=study) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [tmp_path / "fashion-test-fashion-s2d-v1"] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["fashion-test-fashion-s2d-v1"]
+    assert len(LatentReader(found[0])) == 30

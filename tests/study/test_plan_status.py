@@ -1,0 +1,289 @@
+"""What a study would cost, how far it is, which keys it has, and which of them make another run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from models.family import count_macs, count_parameters
+from scaling.cli import app
+from scaling.config import StudyConfig, describe, validate
+from scaling.runs import Run, RunData, RunFile, RunSpec, dump_run, expand, load_run
+from scaling.study import load_family, open_study
+
+ROOT = Path(__file__).parents[2]
+DATA = RunData(content_sha256="a" * 64, held_out_sha256="b" * 64, encoder="fashion-s2d-v1")
+Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
+
+
+def test_a_plan_adds_up(tmp_path: Path, write_study: Fixture, cli: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    path = write_study(tmp_path, sizes=["xs", "s"], seeds=[0, 1], by_size={"s": {"scd": {"steps": 5}}})
+    plan = json.loads(cli("study", "plan", path, "--json").out)
+    assert [re.sub("-[0-9a-f]{12}$", "", run["run"]) for run in plan] == [
+        f"{method}-{size}" for _ in range(2) for size in ("xs", "s") for method in ("teacher", "scd", "sct")
+    ]
+    assert len({run["run"] for run in plan}) == 12
+    # By hand: forward passes a step (backward 2, tangent 1, teacher's velocity 1) and evaluations a sample.
+    forwards = {"teacher": 3, "scd": 5, "sct": 4}
+    evaluations = {"teacher": 2 * 3 - 1, "scd": 1 + 2, "sct": 1 + 2}
+    for run in plan:
+        method, size, _ = run["run"].split("-")
+        network = load_family("nano").size(size)
+        macs, steps = count_macs(network), {"teacher": 30, "scd": 5 if size == "s" else 18, "sct": 18}[method]
+        assert (run["parameters"], run["macs"]) == (count_parameters(network), macs)
+        assert run["images"] == steps * 16
+        assert run["train_flops"] == 2 * macs * forwards[method] * steps * 16
+        assert run["sample_flops"] == 2 * macs * evaluations[method] * 100
+        assert run["core_seconds"] * 2 * 3e10 == pytest.approx(run["train_flops"] + run["sample_flops"])
+    table = cli("study", "plan", path, "by_size.s.sct.steps=3000000").out
+    assert "study tiny: 12 runs" in table
+    costs = [float(cost.replace(",", "")) for cost in re.findall(r"([\d,]+) s │\n", table)]
+    assert len(costs) == 13
+    assert costs[-1] == pytest.approx(sum(costs[:-1]), abs=10)
+    assert costs[-1] > 100
+    assert [entry.name for entry in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def states(cli: Fixture, path: Path) -> list[tuple[str, int]]:
+    return [(run["state"], run["step"]) for run in json.loads(cli("study", "status", path, "--json").out)]
+
+
+def test_status_follows_a_run(tmp_path: Path, homes: Fixture, write_study: Fixture, cli: Fixture) -> None:
+    path, home = write_study(tmp_path), homes.of("teacher")
+    waiting = ("waiting", 0)
+    assert states(cli, path) == [waiting] * 3
+    (home / "metrics.jsonl").write_text('{"step": 4, "loss": 0.5}\n{"step": 8, "loss": null}\n{"step": 12, "lo')
+    assert states(cli, path) == [("training", 8), waiting, waiting]
+    (home / "metrics.jsonl").write_text('{"step": 4, "loss": 0.5}\n{"step": 30, "loss": 0.25}\n')
+    assert states(cli, path) == [("trained", 30), waiting, waiting]
+    (home / "samples").mkdir()
+    (home / "samples" / "steps-3.npz").touch()
+    assert states(cli, path) == [("sampled", 30), waiting, waiting]
+    (home / "scores.json").write_text('{"scores": [{"steps": 3, "nfe": 5, "fd": 12.345}]}')
+    (first, *_) = json.loads(cli("study", "status", path, "--json").out)
+    assert first == {"run": home.name, "state": "done", "step": 30, "steps": 30, "loss": 0.25, "fd": {"3": 12.345}}
+    table = cli("study", "status", path).out
+    assert all(part in table for part in ("study tiny", "30/30", "3: 12.35", "waiting"))
+
+
+def test_status_and_report_before_the_first_launch(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    path = write_study(tmp_path)
+    for command, reason in (("status", "no study was launched here"), ("report", "run the study first")):
+        result = cli("study", command, path)
+        assert (result.code, result.out) == (2, "")
+        assert str(tmp_path / "runs" / "tiny") in result.err
+        assert reason in result.err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["study.yaml"]
+
+
+@pytest.mark.slow
+def test_status_after_a_study(tmp_path: Path, finished: Fixture, write_study: Fixture, cli: Fixture) -> None:
+    shutil.copytree(finished.study, tmp_path / "runs" / "tiny")
+    found = json.loads(cli("study", "status", write_study(tmp_path), "--json").out)
+    assert [run["run"] for run in found] == list(finished.runs)
+    for run in found:
+        scores = json.loads((finished.study / run["run"] / "scores.json").read_text())["scores"]
+        assert (run["state"], run["step"]) == ("done", run["steps"])
+        assert run["fd"] == {str(score["steps"]): score["fd"] for score in scores}
+
+
+def test_every_key_is_described(cli: Fixture) -> None:
+    rows = json.loads(cli("study", "keys", "--json").out)
+    assert [row["key"] for row in rows] == [key for key, *_ in describe(StudyConfig)]
+    assert {"name", "teacher.lr", "scd.warmup_steps", "sct.p_std", "launch.threads", "data.held_out"} <= {
+        row["key"] for row in rows
+    }
+    assert [row["key"] for row in rows if len(row["meaning"]) < 10 or not row["type"] or not row["default"]] == []
+    table = re.sub(r"\s", "", cli("study", "keys").out)
+    assert "keysofastudyfile" in table
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command and group of commands."""
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+COMMANDS = sorted(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help(cli: Fixture, words: tuple[str, ...]) -> None:
+    result = cli(*words, "--help")
+    assert result.code == 0
+    usage, described, *_ = result.out.strip().split("\n\n")
+    assert " ".join([*words, "[OPTIONS]"]) in usage
+    assert described.strip().endswith(".")
+
+
+def test_help_needs_no_heavy_package() -> None:
+    script = (
+        "import sys\nfrom scaling.cli import app, run_cli\n"
+        "code = run_cli(lambda: app(sys.argv[1:]))\n"
+        "print(code, sorted({'torch', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    )
+    for words in ((), ("study", "run")):
+        result = subprocess.run(
+            [sys.executable, "-c", script, *words, "--help"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert result.stdout.splitlines()[-1] == "0 []"
+
+
+def runs_of(content: dict[str, Any]) -> list[Run]:
+    study = validate(StudyConfig, content, "study")
+    return expand(study, load_family(study.family), DATA)
+
+
+def identities(content: dict[str, Any]) -> list[str]:
+    return [run.spec.identity() for run in runs_of(content)]
+
+
+# Another valid value for every key of a study file that a run's result follows from.
+OTHER_VALUES: dict[str, Any] = {
+    **{f"{method}.steps": 31 for method in ("teacher", "scd", "sct")},
+    **{f"{method}.batch": 17 for method in ("teacher", "scd", "sct")},
+    **{f"{method}.lr": 0.011 for method in ("teacher", "scd", "sct")},
+    **{f"{method}.lr_decay_steps": 11 for method in ("teacher", "scd", "sct")},
+    **{f"{method}.lr_rampup_images": 101 for method in ("teacher", "scd", "sct")},
+    **{f"{method}.p_mean": -0.123 for method in ("teacher", "scd", "sct")},
+    **{f"{method}.p_std": 1.23 for method in ("teacher", "scd", "sct")},
+    **{f"{method}.dropout": 0.123 for method in ("teacher", "scd", "sct")},
+    **{f"{method}.start": "scratch" for method in ("scd", "sct")},
+    **{f"{method}.teacher_ema": 0.05 for method in ("scd", "sct")},
+    **{f"{method}.warmup_steps": 9 for method in ("scd", "sct")},
+    **{f"{method}.tangent": "clip" for method in ("scd", "sct")},
+    **{f"{method}.tangent_norm": "rms" for method in ("scd", "sct")},
+    **{f"{method}.tangent_constant": 0.2 for method in ("scd", "sct")},
+    "seeds": [7],
+    "sizes": ["s"],
+    "precision": "bf16",
+    "by_size": {"xs": {"teacher": {"lr": 0.5}}},
+    "ema.sigma_rel": [0.1, 0.05, 0.2],
+    "sampling.teacher_steps": 4,
+    "sampling.student_steps": [1],
+    "sampling.intermediate_t": 0.9,
+    "sampling.teacher_ema": 0.05,
+    "sampling.student_ema": 0.05,
+    "sampling.batch": 51,
+    "sampling.seed": 1,
+    "evaluation.samples": 101,
+    "evaluation.resamples": 21,
+    "max_nonfinite_steps": 21,
+}
+# Keys that say where things lie, how they are named and how they are run. The data's content is in the identity.
+FREE_VALUES: dict[str, Any] = {
+    "name": "other",
+    "data.source": "elsewhere",
+    "data.held_out": "elsewhere",
+    "launch.folder": "elsewhere",
+    "launch.device": "auto",
+    "launch.threads": 2,
+    "launch.workers": 1,
+    "launch.checkpoint_seconds": 5.0,
+    "launch.log_every": 7,
+}
+# The family counts by the networks in it, methods by which runs there are; encoder and metric have one value so far.
+OTHERWISE = {"family", "methods", "data.encoder", "evaluation.metric"}
+
+
+def changed(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    head, _, rest = key.partition(".")
+    return {**content, head: changed(content.get(head, {}), rest, value) if rest else value}
+
+
+@pytest.fixture
+def both_profiles(content: dict[str, Any]) -> dict[str, Any]:
+    return changed(content, "ema.sigma_rel", [0.1, 0.05])
+
+
+def test_every_key_is_in_one_list() -> None:
+    assert sorted([*OTHER_VALUES, *FREE_VALUES, *OTHERWISE]) == sorted(key for key, *_ in describe(StudyConfig))
+
+
+@pytest.mark.parametrize("key", OTHER_VALUES)
+def test_a_key_that_changes_results_makes_another_run(both_profiles: dict[str, Any], key: str) -> None:
+    """Of its own method; of the students too where it is the teacher's, for they start from it."""
+    before, after = identities(both_profiles), identities(changed(both_profiles, key, OTHER_VALUES[key]))
+    unchanged = {"scd": [True, False, True], "sct": [True, True, False]}.get(key.partition(".")[0], [False] * 3)
+    assert [a == b for a, b in zip(before, after, strict=True)] == unchanged
+
+
+@pytest.mark.parametrize("key", FREE_VALUES)
+def test_a_key_that_changes_no_result_keeps_the_run(both_profiles: dict[str, Any], key: str) -> None:
+    assert identities(changed(both_profiles, key, FREE_VALUES[key])) == identities(both_profiles)
+
+
+def test_methods_left_out_leave_the_others_as_they_are(content: dict[str, Any]) -> None:
+    teacher, scd, _ = identities(content)
+    assert identities({**content, "methods": ["scd", "teacher"]}) == [teacher, scd]
+
+
+def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from leaves(value, (*path, key))
+    else:
+        yield path
+
+
+def altered(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, list):
+        return [*value, *value]
+    if value is None or isinstance(value, str):
+        return f"{value}x"
+    return value + 1
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_every_value_of_a_run_is_in_its_identity(content: dict[str, Any]) -> None:
+    spec = runs_of(content)[1].spec
+    plain = spec.model_dump(mode="json")
+    seen = {spec.identity()}
+    paths = list(leaves(plain))
+    assert len(paths) > 30
+    for path in paths:
+        copy = json.loads(json.dumps(plain))
+        inner = copy
+        for part in path[:-1]:
+            inner = inner[part]
+        inner[path[-1]] = altered(inner[path[-1]])
+        seen.add(RunSpec.model_construct(**copy).identity())
+    assert len(seen) == len(paths) + 1
+
+
+def test_a_config_file_gives_back_its_run(tmp_path: Path, write_study: Fixture) -> None:
+    tiny = {"lr": 1e-05, "p_mean": -0.1 - 0.2, "p_std": 1e22}
+    path = write_study(tmp_path, seeds=[2**40], teacher=tiny, scd=tiny, sct=tiny)
+    study = open_study(path)
+    for run in expand(study.config, study.family, DATA):
+        file = RunFile(
+            study=study.config.name,
+            identity=run.spec.identity(),
+            spec=run.spec,
+            shards=tmp_path / """it's "here" """,
+            reference=tmp_path / "größe: [x]",
+            teacher_home=tmp_path if run.parent else None,
+            launch=study.config.launch,
+        )
+        (tmp_path / "config.yaml").write_text(dump_run(file), encoding="utf-8")
+        back = load_run(tmp_path)
+        assert back.model_dump(mode="json") == file.model_dump(mode="json")
+        assert back.spec.identity() == run.spec.identity()
+        assert type(back.spec.recipe) is type(run.spec.recipe)
+        assert back.spec.network_config() == run.spec.network_config()

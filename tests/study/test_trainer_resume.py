@@ -1,0 +1,179 @@
+"""Training N steps at once is training k, saving, restoring in a new trainer, and training N - k: bit for bit."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_pipeline.reader import LatentReader
+from scaling.config import Launch
+from scaling.runs import RunData, RunSpec, expand
+from scaling.study import open_study
+from scaling.training import checkpoint
+from scaling.training.loop import Interrupted, Trainer, TrainingError, train
+from scaling.training.metrics import MetricsLog, read_metrics
+
+STEPS = 6
+CPU = torch.device("cpu")
+METHODS = ("teacher", "scd", "sct")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Small:
+    """Six steps of the tiny study's runs, with dropout and two averages; the teacher's checkpoint is of its second."""
+
+    def __init__(self, specs: dict[str, RunSpec], launch: Launch, shards: Path, folder: Path) -> None:
+        self.specs, self.launch, self.folder = specs, launch, folder
+        self.reader = LatentReader(shards)
+        teacher = Trainer(specs["teacher"], self.reader, None, CPU)
+        for _ in range(2):
+            teacher.train_step()
+        self.teacher = self.saved(teacher)
+
+    def trainer(self, method: str) -> Trainer:
+        return Trainer(self.specs[method], self.reader, self.teacher, CPU)
+
+    def saved(self, trainer: Trainer) -> checkpoint.Checkpoint:
+        folder = self.folder / trainer.spec.method
+        folder.mkdir(exist_ok=True)
+        trainer.save(folder)
+        found = checkpoint.newest(folder, trainer.spec.identity())
+        assert found is not None
+        return found
+
+    def train(self, method: str, home: Path, should_stop: Callable[[], bool] = lambda: False) -> checkpoint.Checkpoint:
+        home.mkdir(exist_ok=True)
+        return train(self.specs[method], home, self.reader, self.teacher, self.launch, CPU, should_stop)
+
+
+@pytest.fixture
+def small(tmp_path: Path, write_study: Any, shards: dict[str, str]) -> Small:
+    recipe = {"steps": STEPS, "batch": 8, "dropout": 0.2}
+    launch = {"log_every": 2, "checkpoint_seconds": 3600}
+    path = write_study(tmp_path, teacher=recipe, scd=recipe, sct=recipe, ema={"sigma_rel": [0.1, 0.05]}, launch=launch)
+    study = open_study(path)
+    data = RunData(content_sha256="", held_out_sha256="", encoder="fashion-s2d-v1")
+    specs = {run.spec.method: run.spec for run in expand(study.config, study.family, data)}
+    return Small(specs, study.config.launch, Path(shards["source"]), tmp_path)
+
+
+def state(trainer: Trainer) -> dict[str, Any]:
+    return {"step": trainer.step, "updates": trainer.updates, "skipped": trainer.skipped_in_row, **trainer.tensors()}
+
+
+def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert first.keys() == second.keys()
+    different = [
+        name
+        for name, value in first.items()
+        if not (torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name])
+    ]
+    assert different == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_restored_trainer_goes_on_as_the_first_would_have(small: Small, method: str) -> None:
+    at_once = small.trainer(method)
+    logged = [at_once.train_step() for _ in range(STEPS)]
+    before = small.trainer(method)
+    for _ in range(STEPS // 2):
+        before.train_step()
+    after = small.trainer(method)
+    after.restore(small.saved(before))
+    assert_same(state(before), state(after))
+    assert [after.train_step() for _ in range(STEPS // 2)] == logged[STEPS // 2 :]
+    assert_same(state(at_once), state(after))
+    assert any(name.startswith("adam-exp_avg_sq/") and value.any() for name, value in after.tensors().items())
+
+
+def poison(trainer: Trainer, steps: set[int]) -> Trainer:
+    """Let the losses of these steps be NaN."""
+    loss = trainer.loss
+
+    def poisoned(batch: Any) -> Any:
+        found = loss(batch)
+        return replace(found, loss=found.loss * float("nan")) if trainer.step in steps else found
+
+    trainer.loss = poisoned
+    return trainer
+
+
+def test_skipped_steps_are_counted_over_a_restart(small: Small) -> None:
+    at_once = poison(small.trainer("sct"), {2, 3})
+    for _ in range(STEPS):
+        at_once.train_step()
+    assert (at_once.step, at_once.updates) == (STEPS, STEPS - 2)
+    before, after = (poison(small.trainer("sct"), {2, 3}) for _ in range(2))
+    for _ in range(3):
+        before.train_step()
+    after.restore(small.saved(before))
+    for _ in range(STEPS - 3):
+        after.train_step()
+    assert_same(state(at_once), state(after))
+
+
+def test_a_run_of_bad_steps_ends_at_the_same_step_over_a_restart(small: Small) -> None:
+    limit = small.specs["sct"].max_nonfinite_steps
+    before = poison(small.trainer("sct"), set(range(100)))
+    for _ in range(limit - 1):
+        before.train_step()
+    after = poison(small.trainer("sct"), set(range(100)))
+    after.restore(small.saved(before))
+    with pytest.raises(TrainingError, match=f"{limit} steps in a row up to step {limit} had a non-finite loss"):
+        after.train_step()
+
+
+def lines(home: Path) -> list[dict[str, Any]]:
+    entries = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in entry.items() if key != "images_per_second"} for entry in entries]
+
+
+def test_a_stop_between_logged_steps_leaves_no_seam(small: Small, tmp_path: Path) -> None:
+    final = small.train("sct", tmp_path / "at-once")
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6, which is saved"):
+        small.train("sct", tmp_path / "stopped", lambda: next(asked))
+    # What a killed writer left: a line of a step after the checkpoint, and a line that is cut.
+    with (tmp_path / "stopped" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 123.0}\n{"step": 6, "lo')
+    resumed = small.train("sct", tmp_path / "stopped")
+    assert_same({**final.metadata, **final.tensors}, {**resumed.metadata, **resumed.tensors})
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "at-once")
+    assert [line["step"] for line in lines(tmp_path / "at-once")] == [2, 4, 6]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0, 8)
+    log.write(2, {"loss": 0.5})
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+        with pytest.raises(OSError, match="File too large") as caught:
+            log.write(4, {"loss": 0.25})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [2]
+
+
+def test_a_finished_run_is_not_trained_again(small: Small, tmp_path: Path) -> None:
+    first = small.train("teacher", tmp_path / "home")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*")}
+    second = small.train("teacher", tmp_path / "home", lambda: pytest.fail("a step was taken"))
+    assert_same(first.tensors, second.tensors)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*")} == before
