@@ -1,8 +1,8 @@
 """Named, versioned maps between images and the latents that networks see.
 
 A latent z leaves `encode` unnormalised (that is what shards hold); networks see x = (z - mean) sigma_data / std with
-the constants of the encoder, channel by channel. Mixing encoders ruins results silently, so shards, runs and checkpoints
-carry the encoder's name and refuse another.
+the constants of the encoder, channel by channel. Mixing encoders ruins results silently, so shards, runs and
+checkpoints carry the encoder's name and refuse another.
 """
 
 from __future__ import annotations
