@@ -52,8 +52,34 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+FILLS_THE_DISK = """
+import os, sys
+from pathlib import Path
+from scaling import worker
+from scaling.training.loop import Trainer
+
+home, train_step = Path(sys.argv[1]), Trainer.train_step
+os.dup2(os.open(home / "log.txt", os.O_WRONLY | os.O_TRUNC), 2)
+
+def fill(trainer):
+    ballast = os.open(home.parent / "ballast", os.O_WRONLY | os.O_CREAT)
+    try:
+        while os.write(ballast, bytes(100_000)):
+            pass
+    except OSError:
+        Trainer.train_step = train_step
+    return train_step(trainer)
+
+Trainer.train_step = fill
+sys.exit(worker.main())
+"""
+
+
 @pytest.mark.slow
-def test_a_full_disk(disk: Callable[[int], Path], finished: Fixture, write_study: Fixture, spawn: Fixture) -> None:
+def test_a_full_disk(
+    tmp_path: Path, disk: Callable[[int], Path], finished: Fixture, write_study: Fixture, spawn: Fixture
+) -> None:
+    """First too small for one more checkpoint, then filled to the last byte by somebody else while the run trains."""
     homes = finished.copy(disk(64_000_000))
     for method in ("scd", "sct"):
         shutil.rmtree(homes.of(method))
@@ -72,6 +98,15 @@ def test_a_full_disk(disk: Callable[[int], Path], finished: Fixture, write_study
     assert checkpoint.load(homes.saved("teacher")[-1]).step == 28
 
     disk(64_000_000)
+    script = tmp_path / "fills_the_disk.py"
+    script.write_text(FILLS_THE_DISK)
+    assert spawn(script, homes.of("teacher")).wait().code == 2
+    assert (
+        "No space left on device: make room there, then launch again" in (homes.of("teacher") / "log.txt").read_text()
+    )
+    assert checkpoint.load(homes.saved("teacher")[-1]).step == 28
+
+    (homes.study / "ballast").unlink()
     result = spawn("scaling.cli", "study", "run", path).wait()
     assert result.code == 0, result.err
     homes.assert_as(finished, "teacher")
