@@ -79,7 +79,7 @@ sys.exit(worker.main())
 def test_a_full_disk(
     tmp_path: Path, disk: Callable[[int], Path], finished: Fixture, write_study: Fixture, spawn: Fixture
 ) -> None:
-    """First too small for one more checkpoint, then filled to the last byte by somebody else while the run trains."""
+    """First too small for one more checkpoint, then filled to the last byte by somebody else in a run's first step."""
     homes = finished.copy(disk(64_000_000))
     for method in ("scd", "sct"):
         shutil.rmtree(homes.of(method))
@@ -98,13 +98,13 @@ def test_a_full_disk(
     assert checkpoint.load(homes.saved("teacher")[-1]).step == 28
 
     disk(64_000_000)
+    homes.saved("teacher")[-1].unlink()
     script = tmp_path / "fills_the_disk.py"
     script.write_text(FILLS_THE_DISK)
     assert spawn(script, homes.of("teacher")).wait().code == 2
-    assert (
-        "No space left on device: make room there, then launch again" in (homes.of("teacher") / "log.txt").read_text()
-    )
-    assert checkpoint.load(homes.saved("teacher")[-1]).step == 28
+    log = (homes.of("teacher") / "log.txt").read_text()
+    assert "No space left on device: make room there, then launch again" in log
+    assert list(last.parent.iterdir()) == []
 
     (homes.study / "ballast").unlink()
     result = spawn("scaling.cli", "study", "run", path).wait()
