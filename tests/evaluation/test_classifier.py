@@ -81,12 +81,11 @@ def test_ruler_orders_known_alterations(classifier: FashionClassifier, real: tup
 
     floor = reference.distance(features(chosen))
     noise = [reference.distance(features(noisy(deviation))) for deviation in (0.05, 0.1, 0.2)]
-    assert floor < 0.4
     assert floor * 1.5 < noise[0] < noise[1] < noise[2]
     no_shirts = images[labels != 6][:SAMPLES]
     assert reference.distance(features(no_shirts)) > 1.5 * floor
     assert reference.distance(features(np.repeat(chosen[::10], 10, axis=0))) > 3 * floor
-    assert reference.distance(features(np.zeros_like(chosen))) > 300 * floor
+    assert reference.distance(features(np.zeros_like(chosen))) > 1000 * floor
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "other"])
