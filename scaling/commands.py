@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def evaluate_npz(path: Path, reference: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file["images"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: is not an .npz with an array `images` ({error})") from error
     real = Real.load(reference)
     result = score(images, real, 0, 0)

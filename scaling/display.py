@@ -44,7 +44,7 @@ class Display:
             steps = self._specs[event.job].recipe.steps
             self._running[event.job] = self._progress.add_task(event.job, total=steps, note="starting")
             if not self._console.is_terminal:
-                self._console.print(f"started   {event.job}", highlight=False, soft_wrap=True)
+                self._console.print(f"started   {event.job}", highlight=False, markup=False, soft_wrap=True)
         elif event.kind == "finished" and event.job:
             self._finish(event)
         elif time.monotonic() - self._drawn > REFRESH_SECONDS:
@@ -62,7 +62,7 @@ class Display:
         remedy = f": see {log}" if event.state.name == "FAILED" else ""
         place = f"{event.seconds:.0f} s, {self._count} of {len(self._costs)}"
         line = f"{event.state.name.lower():9} {event.job} ({place}){remedy}"
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         if event.state.name == "FAILED":
             self._console.print(_tail(log), highlight=False, markup=False, soft_wrap=True)
 
@@ -79,7 +79,7 @@ class Display:
             self._progress.update(task, completed=last["step"], note=note)
             if speak:
                 self._printed = time.monotonic()
-                self._console.print(f"          {name} {note}", highlight=False, soft_wrap=True)
+                self._console.print(f"          {name} {note}", highlight=False, markup=False, soft_wrap=True)
         note = f"{self._count} of {len(self._costs)} runs"
         self._progress.update(self._total, completed=self._finished_cost + running_cost, note=note)
 

@@ -7,6 +7,7 @@ and with the floor: the distance of N held-out real images to the same training 
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Real:
             with np.load(path, allow_pickle=False) as file:
                 reference = Reference(file["mean"], file["covariance"])
                 return cls(reference, float(file["floor"]), int(file["samples"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"{path}: is not a whole file of real statistics ({error}): delete it and run again"
             ) from error
