@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_pipeline.arrays import load_arrays
 from data_pipeline.manifest import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -33,13 +34,7 @@ def load_images(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
 
 
 def _load_npz(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = file["images"], file["labels"]
-    except KeyError as error:
-        raise DataError(f"{path} must hold the arrays `images` and `labels`: {error.args[0]}") from error
-    except Exception as error:  # a damaged zip raises nearly anything: NotImplementedError, zlib.error, TokenError, ...
-        raise DataError(f"{path} cannot be read as .npz of plain arrays ({error})") from error
+    images, labels = load_arrays(path, "images", "labels")
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0 or images.shape[3] not in (1, 3):

@@ -39,6 +39,12 @@ def build_family(content: Mapping[str, Any], where: str) -> Family:
     for key in ("name", "common", "sizes"):
         if key not in content:
             raise FamilyError(f"{where}: {key} is missing: a family file holds name, common and sizes")
+    for key in ("common", "sizes"):
+        if not isinstance(content[key], Mapping):
+            raise FamilyError(f"{where}: {key} is {content[key]!r}: give a mapping of keys to values")
+    for size, keys in content["sizes"].items():
+        if not isinstance(keys, Mapping):
+            raise FamilyError(f"{where}: sizes.{size} is {keys!r}: give a mapping of keys to values")
     if surplus := set(content) - {"name", "common", "sizes"}:
         raise FamilyError(f"{where}: unknown key {sorted(surplus)[0]!r}: a family file holds name, common and sizes")
     sizes = {

@@ -159,6 +159,7 @@ def model_list(
     family: Annotated[str, typer.Argument(help="name of a family, or its YAML file")] = "nano", as_json: AsJson = False
 ) -> None:
     """List the sizes of a family with parameters and multiply-adds."""
+    from rich.markup import escape
     from rich.table import Table
 
     from models.family import count_macs, count_parameters
@@ -168,7 +169,7 @@ def model_list(
         {"size": size, "parameters": count_parameters(network), "macs": count_macs(network)}
         for size, network in load_family(family).sizes.items()
     ]
-    table = Table(title=f"family {family}", caption="MACs: multiply-adds of one forward pass of one sample")
+    table = Table(title=f"family {escape(family)}", caption="MACs: multiply-adds of one forward pass of one sample")
     for heading in ("size", "parameters", "MACs"):
         table.add_column(heading, justify="right" if heading != "size" else "left")
     for row in rows:

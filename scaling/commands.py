@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from data_pipeline.arrays import load_arrays
 from data_pipeline.files import write_bytes_atomic
-from data_pipeline.manifest import DataError
 from scaling.config import validate
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, load_network, sampler_steps
@@ -52,11 +51,7 @@ def tile(images: np.ndarray) -> np.ndarray:
 
 def evaluate_npz(path: Path, reference: Path) -> dict[str, Any]:
     """The distance of the images of an .npz to the real ones, with its N and floor; DataError names the file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images = file["images"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is not an .npz with an array `images` ({error})") from error
+    (images,) = load_arrays(path, "images")
     real = Real.load(reference)
     result = score(images, real, 0, 0)
     return {"metric": METRIC, "fd": result["fd"], "n": real.samples, "floor": real.floor}

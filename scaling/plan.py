@@ -68,9 +68,10 @@ def plan_json(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 def plan_table(config: StudyConfig, runs: Sequence[Run]) -> Table:
     """The costs of all runs for a terminal."""
+    from rich.markup import escape
     from rich.table import Table
 
-    title = f"study {config.name}: {len(runs)} runs"
+    title = f"study {escape(config.name)}: {len(runs)} runs"
     table = Table(title=title, caption="MACs: multiply-adds of one forward pass; FLOPs = 2 MACs; time on one CPU core")
     table.add_column("run", no_wrap=True)
     for heading in ("parameters", "MACs", "images", "training FLOPs", "sampling FLOPs", "core time"):
@@ -80,7 +81,7 @@ def plan_table(config: StudyConfig, runs: Sequence[Run]) -> Table:
         c = cost(run.spec)
         total += c.core_seconds
         numbers = (f"{c.parameters:,}", f"{c.macs / 1e6:.2f} M", f"{c.images:,}", f"{c.train_flops:.2e}")
-        table.add_row(c.run, *numbers, f"{c.sample_flops:.2e}", f"{c.core_seconds:,.0f} s")
+        table.add_row(escape(c.run), *numbers, f"{c.sample_flops:.2e}", f"{c.core_seconds:,.0f} s")
     table.add_section()
     table.add_row("total", "", "", "", "", "", f"{total:,.0f} s")
     return table

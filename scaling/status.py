@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from scaling.config import ConfigError
@@ -41,12 +42,12 @@ def _state(home: Path) -> dict[str, Any]:
 
 def status_table(name: str, states: Sequence[dict[str, Any]]) -> Table:
     """The states as a coloured table."""
-    table = Table(title=f"study {name}")
+    table = Table(title=f"study {escape(name)}")
     for heading in ("run", "state", "step", "loss", "FD by steps"):
         table.add_column(heading)
     for entry in states:
         loss = "" if entry["loss"] is None else f"{entry['loss']:.4f}"
         fd = ", ".join(f"{steps}: {value:.2f}" for steps, value in entry["fd"].items())
         state = f"[{STYLES[entry['state']]}]{entry['state']}[/]"
-        table.add_row(entry["run"], state, f"{entry['step']}/{entry['steps']}", loss, fd)
+        table.add_row(escape(entry["run"]), state, f"{entry['step']}/{entry['steps']}", loss, fd)
     return table

@@ -14,8 +14,6 @@ import signal
 import socket
 import sys
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_pipeline.arrays import load_arrays
 from data_pipeline.files import write_bytes_atomic, write_json_atomic
 from data_pipeline.manifest import DataError
 from data_pipeline.reader import LatentReader
@@ -141,7 +140,7 @@ def _evaluate(config: RunFile, home: Path, device: torch.device) -> None:
     spec, real = config.spec, Real.load(config.reference)
     scores = []
     for steps, nfe in sampler_steps(spec).items():
-        images = _images(home / "samples" / f"steps-{steps}.npz")
+        images = _samples(home / "samples" / f"steps-{steps}.npz")
         seed = derive_seed(spec.identity(), "resample", steps)
         scores.append({"steps": steps, "nfe": nfe, **score(images, real, spec.evaluation.resamples, seed)})
     blank = None
@@ -166,12 +165,11 @@ def _evaluate(config: RunFile, home: Path, device: torch.device) -> None:
     write_json_atomic(home / "scores.json", result)
 
 
-def _images(path: Path) -> np.ndarray:
+def _samples(path: Path) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["images"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: is not a whole file of samples ({error}): delete it and launch again") from error
+        return load_arrays(path, "images")[0]
+    except DataError as error:
+        raise DataError(f"{error}: delete it and launch again") from error
 
 
 def main() -> int:

@@ -199,7 +199,7 @@ def test_damaged_samples_and_an_edited_config(
     os.truncate(samples, samples.stat().st_size // 2)
     refused = spawn("scaling.worker", home).wait()
     assert refused.code == 2
-    assert f"{samples}: is not a whole file of samples" in refused.err
+    assert f"{samples} cannot be read as .npz of plain arrays" in refused.err
     assert "delete it and launch again" in refused.err
     samples.unlink()
 
