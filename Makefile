@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= configs/study/fashion.yaml
 
-.PHONY: study test lint format clean
+.PHONY: study test lint format gpu clean
 
 study: $(VENV)/.installed
 	$(BIN)/trigscale study run $(STUDY)
@@ -19,6 +19,11 @@ lint: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What only a GPU can show, in under nine minutes. Needs torch, triton, pytest and hypothesis in PYTHON, and no installation.
+gpu:
+	$(PYTHON) -m pytest tests/gpu
+	PYTHONPATH=. $(PYTHON) benchmarks/attention.py
 
 # constraints.txt holds the exact versions that were tested; without it pip may replace a CPU torch by the CUDA build.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -1,32 +1,67 @@
 """The public functions: attention and attention with its Jacobian-vector product in one pass.
 
-Shapes: q [B, H, Nq, D], k [B, H, Nk, D], v [B, H, Nk, Dv]; tangents have the shape of what they are tangents of.
-Two paths compute the same: `chunked` (PyTorch operations, any device, logits of one key block at a time) and
-`reference` (float64, plain formulas), which is the oracle of the tests.
+Shapes: q [B, H, Nq, D], k [B, G, Nk, D], v [B, G, Nk, Dv] of one floating type on one device, with any strides. G
+divides H: query head h attends to key head h // (H / G). Tangents have the shape of what they are tangents of.
+
+Four paths compute the same:
+- `triton`: kernels in the style of FlashAttention-2, for float16, bfloat16 and float32 up to width 256 on a GPU;
+- `chunked`: PyTorch operations on a block of logits at a time, any device, also float64;
+- `plain`: PyTorch's formulas with all logits at once, kept for the backward pass: the fastest for few keys on a CPU;
+- `reference`: the same in float64, the oracle of the tests. It and `plain` alone have second derivatives.
+Unless told, a GPU takes `triton` where that knows type and width; everything else takes `plain` up to 64 keys and
+`chunked` beyond. So memory beyond inputs and outputs grows with the length, not its square, in the backward pass too.
+
+Both functions work under torch.compile (fullgraph), torch.func transforms, dual tensors of torch.autograd.forward_ad,
+activation checkpointing and FSDP2. Under autocast inputs are cast to its type, as for scaled_dot_product_attention.
+Logits and sums are kept in float32 at least.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
+from torch.autograd import forward_ad
 
-from kernels import chunked, reference
+from kernels import functions, operators, reference
 
-Path = Literal["chunked", "reference"]
-_PATHS = {"chunked": chunked, "reference": reference}
+Path = Literal["triton", "chunked", "plain", "reference"]
+PATHS = ("triton", "chunked", "plain", "reference")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+TRITON_WIDTH = 256  # the widest head that the kernels' tiles hold
+PLAIN_KEYS = 64  # beyond, `chunked` is as fast on a CPU and needs less memory
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, path: Path = "chunked") -> Tensor:
-    """softmax(scale q k^T) v, [B, H, Nq, Dv] in the type of `v`; `scale` is 1/sqrt(D) unless given.
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    path: Path | None = None,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """softmax(scale q k^T) v, [B, H, Nq, Dv]; `scale` is 1/sqrt(D) unless given.
 
-    Differentiable in reverse and forward mode. Raises ValueError for shapes or types that do not fit together.
+    `causal` lets query i see the keys j <= i, as is_causal of scaled_dot_product_attention does. Raises ValueError for
+    shapes, types or devices that do not fit together, NotImplementedError for what no path supports: a dense
+    `attn_mask` and dropout, which are named here only to be refused.
     """
+    _refuse(attn_mask, dropout_p)
+    q, k, v = _autocast(q, k, v)
     _check(q, k, v)
-    with _without_autocast(q.device):
-        return _PATHS[path].attention(q, k, v, _scale(q, scale))
+    scale, path = _scale(q, scale), _path(path, q, v)
+    if path in ("plain", "reference"):
+        with operators.without_autocast(q.device):
+            return reference.attention(q, k, v, scale, causal, _wide(path, q))
+    if (tangents := _tangents(q, k, v)) is None:
+        return functions.call(operators.forward, q, k, v, scale, causal, path)[0]
+    primals = (forward_ad.unpack_dual(x).primal for x in (q, k, v))
+    return forward_ad.make_dual(*attention_jvp(*primals, *tangents, scale=scale, causal=causal, path=path))
 
 
 def attention_jvp(
@@ -38,8 +73,11 @@ def attention_jvp(
     tv: Tensor | None,
     *,
     scale: float | None = None,
+    causal: bool = False,
     tangent_grad: bool = True,
-    path: Path = "chunked",
+    path: Path | None = None,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Attention and its derivative in direction (tq, tk, tv): two tensors [B, H, Nq, Dv].
 
@@ -47,36 +85,94 @@ def attention_jvp(
     (P * dS) v - rowsum(P * dS) * out + P tv (sCM paper, appendix on JVP flash attention).
     A tangent that is None counts as zero and costs nothing. `tangent_grad=False` computes the tangent outside the
     autograd graph, as the stop-gradient of Algorithm 1 wants it; `out` keeps its graph either way.
-    Raises ValueError for shapes or types that do not fit together.
+    The other arguments and errors are those of `attention`.
     """
+    _refuse(attn_mask, dropout_p)
+    q, k, v, tq, tk, tv = _autocast(q, k, v, tq, tk, tv)
     _check(q, k, v)
     for name, x, tangent in (("tq", q, tq), ("tk", k, tk), ("tv", v, tv)):
-        if tangent is not None and tangent.shape != x.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(tangent.shape)}: give it the shape of {name[1]}, {tuple(x.shape)}"
-            )
-    with _without_autocast(q.device):
-        return _PATHS[path].attention_jvp(q, k, v, tq, tk, tv, _scale(q, scale), tangent_grad)
+        _check_tangent(name, x, tangent)
+    scale, path = _scale(q, scale), _path(path, q, v)
+    if path in ("plain", "reference"):
+        with operators.without_autocast(q.device):
+            return reference.attention_jvp(q, k, v, tq, tk, tv, scale, causal, tangent_grad, _wide(path, q))
+    out, tangent, *_ = functions.call(operators.jvp, q, k, v, tq, tk, tv, scale, causal, path, tangent_grad)
+    return out, tangent
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast would round the logits to half; the meta device knows no autocast."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+def _tangents(*tensors: Tensor) -> list[Tensor | None] | None:
+    """The forward-mode tangents of the innermost level, or None where there are none to be seen.
+
+    Below a vmap they cannot be seen: there the forward mode of `functions.Attention` is taken.
+    """
+    batched = not torch.compiler.is_compiling() and any(map(is_batchedtensor, tensors))
+    if forward_ad._current_level < 0 or batched:
+        return None
+    tangents = [forward_ad.unpack_dual(x).tangent for x in tensors]
+    return None if all(t is None for t in tangents) else tangents
+
+
+def _autocast(*tensors: Tensor | None) -> tuple:
+    """All but float64 cast to autocast's type, where it is on."""
+    device = next(x.device.type for x in tensors if x is not None)
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        x.to(dtype) if x is not None and x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors
+    )
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
-    return q.shape[-1] ** -0.5 if scale is None else scale
+    return q.shape[-1] ** -0.5 if scale is None else float(scale)
+
+
+def _path(path: Path | None, q: Tensor, v: Tensor) -> Path:
+    if path is None:
+        if q.is_cuda and q.dtype != torch.float64 and max(q.shape[-1], v.shape[-1]) <= TRITON_WIDTH:
+            return "triton"
+        return "plain" if v.shape[2] <= PLAIN_KEYS else "chunked"
+    if path not in PATHS:
+        raise ValueError(f"path {path!r} is unknown: choose one of {', '.join(PATHS)}, or none")
+    return path
+
+
+def _wide(path: Path, q: Tensor) -> torch.dtype:
+    return torch.float64 if path == "reference" or q.dtype == torch.float64 else torch.float32
+
+
+def _refuse(attn_mask: Tensor | None, dropout_p: float) -> None:
+    for name, value in (("attn_mask", attn_mask is not None), ("dropout_p", dropout_p != 0)):
+        if value:
+            raise NotImplementedError(f"{name} is not supported: attention is full, or causal=True, without dropout")
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4:
             raise ValueError(f"{name} has shape {tuple(x.shape)}: attention takes [batch, heads, length, width]")
-        if not x.is_floating_point():
-            raise ValueError(f"{name} is {x.dtype}: attention takes float16, bfloat16, float32 or float64")
-    if q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"q {tuple(q.shape)} and k {tuple(k.shape)} differ in batch, heads or width")
+        if x.dtype not in DTYPES:
+            raise NotImplementedError(f"{name} is {x.dtype}: attention takes float16, bfloat16, float32 or float64")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(f"{name} is {x.dtype} on {x.device}, q is {q.dtype} on {q.device}: give both the same")
+    if q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"q {tuple(q.shape)} and k {tuple(k.shape)} differ in batch or width")
     if k.shape[:3] != v.shape[:3]:
         raise ValueError(f"k {tuple(k.shape)} and v {tuple(v.shape)} differ in batch, heads or length")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"{q.shape[1]} query heads cannot share {k.shape[1]} key heads: take a divisor")
     if k.shape[2] == 0:
         raise ValueError("attention over zero keys is undefined: k and v have length 0")
+    if q.shape[-1] == 0:
+        raise ValueError("q and k have width 0: attention needs at least one channel a head")
+
+
+def _check_tangent(name: str, x: Tensor, tangent: Tensor | None) -> None:
+    if tangent is None:
+        return
+    if tangent.shape != x.shape:
+        raise ValueError(f"{name} has shape {tuple(tangent.shape)}: give it the shape of {name[1]}, {tuple(x.shape)}")
+    if tangent.dtype != x.dtype or tangent.device != x.device:
+        raise ValueError(
+            f"{name} is {tangent.dtype} on {tangent.device}, {name[1]} is {x.dtype} on {x.device}: give both the same"
+        )

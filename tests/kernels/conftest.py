@@ -1,0 +1,25 @@
+"""Triton's interpreter where there is no GPU, and blocks small enough that short cases take many of them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from tests.kernels.routes import shrink
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: before any test is
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short cases take many blocks on every path."""
+    for path in ("chunked", "triton"):
+        shrink(path, "kernels", monkeypatch)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """The interpreter computes with numpy, which warns where a GPU is silent: at NaN and at overflow."""
+    item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
