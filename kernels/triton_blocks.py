@@ -93,13 +93,16 @@ def keys_and_values_together(width: int, dtype: torch.dtype, tangent: bool) -> b
     return width <= 128 if not tangent else width <= 64 and dtype != torch.float32
 
 
-def parts(width: int) -> tuple[int, int]:
-    """Columns of the two parts of a tile, powers of two from 16 on that hold `width`; 0 for no second part."""
+def parts(width: int, split: bool) -> tuple[int, int]:
+    """Columns of the two parts of a tile, powers of two from 16 on that hold `width`; 0 for no second part.
+
+    One part only without `split`: other GPUs than Hopper take it badly in the backward kernels.
+    """
     first = max(16, 1 << (width.bit_length() - 1))
     rest = max(16, 1 << (width - first - 1).bit_length())
     if width <= first:
         return first, 0
-    return (first, rest) if rest < first else (2 * first, 0)
+    return (first, rest) if split and rest < first else (2 * first, 0)
 
 
 def _find(table: Table, width: int, dtype: torch.dtype, tangent: bool, hopper: bool) -> Blocks:

@@ -105,7 +105,7 @@ def _launch_forward(
         forward_kernel,
         -(-queries // cut.queries) * batch * heads,
         cut,
-        [*_matrices(q, k, v, *tangents), out, tangent, lse, mean, *_sizes(q, k, scale)],
+        [*_matrices(True, q, k, v, *tangents), out, tangent, lse, mean, *_sizes(q, k, scale)],
         {"CAUSAL": causal, "NEGATIVE": scale < 0},
         q,
     )
@@ -134,7 +134,7 @@ def _launch_backward(
     with_tangent = tangent is not None
     kind = _kind(q, v, with_tangent)
     delta, b = torch.empty_like(lse), torch.empty_like(lse) if with_tangent else None
-    inputs, sizes = _matrices(q, k, v, *tangents, *grads, out, tangent), _sizes(q, k, scale)
+    inputs, sizes = _matrices(_hopper(q), q, k, v, *tangents, *grads, out, tangent), _sizes(q, k, scale)
     rows = [lse, mean, delta, b]
     mask = {"CAUSAL": causal}
     cut = query_blocks(*kind)
@@ -165,11 +165,14 @@ def _sizes(q: Tensor, k: Tensor, scale: float) -> list[Any]:
     return [q.shape[1], q.shape[1] // k.shape[1], q.shape[2], k.shape[2], float(scale)]
 
 
-def _matrices(*inputs: Tensor | None) -> list[Matrices | None]:
-    """The inputs as kernels take them; copied where neither of the last strides is 1 or one of them is huge."""
+def _matrices(split: bool, *inputs: Tensor | None) -> list[Matrices | None]:
+    """The inputs as kernels take them; copied where neither of the last strides is 1 or one of them is huge.
+
+    `split`: with tiles of two parts where that saves columns.
+    """
     tensors = [x if x is None or _strides(x) is not None else x.contiguous() for x in inputs]
     vector = min(_vector(x) for x in tensors if x is not None)
-    return [None if x is None else _matrix(x, vector) for x in tensors]
+    return [None if x is None else _matrix(x, vector, split) for x in tensors]
 
 
 def _strides(x: Tensor) -> tuple[int, int, int, bool] | None:
@@ -195,15 +198,13 @@ def _vector(x: Tensor) -> int:
     return 16 // x.element_size() if aligned else 1
 
 
-def _matrix(x: Tensor, vector: int) -> Matrices:
+def _matrix(x: Tensor, vector: int, split: bool) -> Matrices:
     strides = _strides(x)
     assert strides is not None
     b, h, step, by_row = strides
-    width, constant = x.shape[3], tl.constexpr
-    return Matrices(
-        x, stride_code(b), stride_code(h), constant(step) if by_row else stride_code(step), constant(by_row),
-        constant(width), *map(constant, parts(width)), constant(vector),
-    )  # fmt: skip
+    columns, rest = parts(x.shape[3], split)
+    constants = (tl.constexpr(y) for y in (by_row, x.shape[3], columns, rest, vector))
+    return Matrices(x, stride_code(b), stride_code(h), tl.constexpr(step) if by_row else stride_code(step), *constants)
 
 
 def _kind(q: Tensor, v: Tensor, with_tangent: bool) -> tuple[int, torch.dtype, bool, bool, bool]:
@@ -213,7 +214,8 @@ def _kind(q: Tensor, v: Tensor, with_tangent: bool) -> tuple[int, torch.dtype, b
 
 
 def _hopper(q: Tensor) -> bool:
-    return q.is_cuda and torch.cuda.get_device_capability(q.device)[0] == 9
+    """The interpreter plays the part of a Hopper GPU."""
+    return not q.is_cuda or torch.cuda.get_device_capability(q.device)[0] == 9
 
 
 def _check_request(q: Tensor, v: Tensor) -> None:

@@ -15,8 +15,8 @@ class Matrices(NamedTuple):
     case) the step is a constant too, as it does not change with the length. VECTOR > 1 promises that all rows (columns,
     where the length is contiguous) start at multiples of 16 bytes, VECTOR elements: the compiler makes wide loads.
 
-    A tile is a pair of parts with COLS and REST columns, powers of two: a width of 72 is cut into 64 and 16 columns,
-    which saves three eighths of the work of 128. The second part is None where REST is 0.
+    A tile is a tuple of one or two parts with COLS and REST columns, powers of two: a width of 72 is cut into 64 and 16
+    columns, which saves three eighths of the work of 128.
 
     Triton compiles anew when an integer in a tuple becomes 1 or a multiple of 16, which strides do as lengths change.
     Strides that are no constants are therefore given as 2 stride + 3, see `stride_code`: odd and never 1.
@@ -51,11 +51,7 @@ def load_tile(x, batch, head, start, length, ROWS: tl.constexpr, CHECK: tl.const
     CHECK = False promises start + ROWS <= length.
     """
     part = load_part(x, batch, head, start, length, ROWS, 0, x.COLS, CHECK)
-    if x.REST > 0:
-        rest = load_part(x, batch, head, start, length, ROWS, x.COLS, x.REST, CHECK)
-    else:
-        rest: tl.constexpr = None
-    return part, rest
+    return (part, load_part(x, batch, head, start, length, ROWS, x.COLS, x.REST, CHECK)) if x.REST > 0 else (part,)
 
 
 @triton.jit
@@ -126,7 +122,7 @@ def matmul(a, b, acc):
 def scores(a, b, acc):
     """a b^T + acc for tiles a and b: [rows of a, rows of b]."""
     acc = matmul(a[0], tl.trans(b[0]), acc)
-    if b[1] is not None:
+    if len(b) > 1:
         acc = matmul(a[1], tl.trans(b[1]), acc)
     return acc
 
@@ -136,7 +132,7 @@ def weighted(p, b, acc):
     """p b + acc for weights p [rows, rows of b], a tile b and an accumulator."""
     part = matmul(p, b[0], acc[0])
     rest = acc[1]
-    if b[1] is not None:
+    if len(b) > 1:
         rest = matmul(p, b[1], rest)
     return part, rest
 
@@ -144,12 +140,7 @@ def weighted(p, b, acc):
 @triton.jit
 def accumulator(x, ROWS: tl.constexpr):
     """Zeros in the shape of a tile of x; a second part that is not there is one idle column."""
-    part = tl.zeros([ROWS, x.COLS], tl.float32)
-    if x.REST > 0:
-        rest = tl.zeros([ROWS, x.REST], tl.float32)
-    else:
-        rest = tl.zeros([ROWS, 1], tl.float32)
-    return part, rest
+    return tl.zeros([ROWS, x.COLS], tl.float32), tl.zeros([ROWS, x.REST if x.REST > 0 else 1], tl.float32)
 
 
 @triton.jit
@@ -162,6 +153,6 @@ def scaled(acc, factor):
 def row_products(a, b):
     """rowsum(a b) of two tiles in float32."""
     total = tl.sum(a[0].to(tl.float32) * b[0].to(tl.float32), 1)
-    if b[1] is not None:
+    if len(b) > 1:
         total += tl.sum(a[1].to(tl.float32) * b[1].to(tl.float32), 1)
     return total

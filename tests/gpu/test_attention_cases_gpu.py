@@ -15,7 +15,15 @@ pytestmark = pytest.mark.gpu
 ROUTES = routes("cuda")
 # Each width, layout and set of tangents is some kernels more to compile: bfloat16 takes them all, other types these.
 COSTLY = ("width", "layout", "absent")
-FEW = ("width 24", "width 72", "width 64 to 128", "mixed", "poisoned padding", "all length last", "without tk tv")
+FEW = (
+    "width 24",
+    "width 64 to 128",
+    "width 192",
+    "mixed, width 72 to 40",
+    "poisoned padding",
+    "all length last",
+    "without tk tv",
+)
 # Cases whose kernels are compiled anyway, so that more blocks of a real launch cost little.
 LARGER = ("length", "cross", "causal", "grouped", "scale", "centring")
 

@@ -138,9 +138,9 @@ def _one_hot(spec: Spec, dtype: torch.dtype, device: torch.device) -> Case:
 def _specs() -> Iterable[Spec]:
     for n in (1, 2, 3, 13, 31, 32, 33, 61, 63, 64, 65):
         yield Spec("length", f"length {n}", n, n)
-    for d in (16, 24, 40, 64, 72, 80, 88, 128, 256):
+    for d in (16, 24, 40, 64, 72, 80, 88, 96, 128, 136, 192, 256):
         yield Spec("width", f"width {d}", 17, 37, d, d, heads=1, groups=1)
-    for d, dv in ((16, 40), (72, 16), (64, 128), (256, 64), (40, 24)):
+    for d, dv in ((16, 40), (72, 16), (64, 128), (256, 64), (40, 24), (88, 40)):
         yield Spec("width", f"width {d} to {dv}", 17, 37, d, dv, heads=1, groups=1)
     for nq, nk in ((1, 77), (77, 1), (5, 64), (64, 5), (31, 65), (65, 31)):
         yield Spec("cross", f"{nq} queries of {nk} keys", nq, nk)
@@ -156,6 +156,7 @@ def _specs() -> Iterable[Spec]:
         yield Spec("layout", f"all {layout}, lengths of whole vectors", 24, 40, 24, 40, layouts=(layout,))
     yield Spec("layout", "poisoned padding", 19, 37, 24, 40, layouts=("poisoned",))
     yield Spec("layout", "mixed", 19, 37, 40, 24, layouts=SLICED)
+    yield Spec("layout", "mixed, width 72 to 40", 19, 37, 72, 40, layouts=SLICED[2:], causal=True)
     yield Spec("layout", "mixed, otherwise", 19, 37, 24, 24, batch=2, layouts=LAYOUTS[::-1], causal=True)
     yield Spec("layout", "mixed, grouped", 19, 37, heads=2, groups=1, layouts=LAYOUTS[2:])
     for scale in (0.0, -0.25, -1.0, 1.0, 3.0):

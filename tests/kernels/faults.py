@@ -141,6 +141,19 @@ FAULTS = (
         "stop = length // 8 * 8",
         "all length last",
     ),
+    Fault("triton_tiles", "the second part is dropped", "matmul(a[1], tl.trans(b[1]), acc)", "acc", "width 72"),
+    Fault("triton_tiles", "the second part has no weights", "rest = matmul(p, b[1], rest)", "rest = rest", "width 72"),
+    Fault(
+        "triton_tiles", "the second part is the first", "tl.arange(0, COLS) + FIRST", "tl.arange(0, COLS)", "width 72"
+    ),
+    Fault(
+        "triton_tiles",
+        "the second part is not in delta",
+        "total += tl.sum(a[1]",
+        "total += 0 * tl.sum(a[1]",
+        "width 72",
+        backward=True,
+    ),
     Fault("triton_backward", "delta is dropped", "z = p * (a - delta[:, None])", "z = p * a", backward=True),
     Fault(
         "triton_backward",

@@ -14,14 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-triton_path = pytest.importorskip("kernels.triton_path", reason="needs triton")
+pytest.importorskip("triton")
+
+from kernels import triton_blocks, triton_path  # noqa: E402: needs triton
+
 ROOT = Path(__file__).parents[2]
 HALF = torch.float16
 
 
 def described(x: Tensor) -> tuple[bool, int, bool]:
     """(by row, elements of an aligned vector, copied) of the input that a kernel gets for x."""
-    (matrix,) = triton_path._matrices(x)
+    (matrix,) = triton_path._matrices(True, x)
+    assert matrix is not None
     return matrix.BY_ROW.value, matrix.VECTOR.value, matrix.pointer is not x
 
 
@@ -46,9 +50,19 @@ def test_layouts_are_taken_as_they_are_where_one_stride_is_1(tensor: Tensor, exp
     assert described(tensor) == expected
 
 
+def test_widths_are_cut_into_powers_of_two() -> None:
+    found = {width: triton_blocks.parts(width, True) for width in range(1, 257)}
+    assert {x: found[x] for x in (1, 24, 40, 72, 88, 100, 192)} == {
+        1: (16, 0), 24: (32, 0), 40: (32, 16), 72: (64, 16), 88: (64, 32), 100: (128, 0), 192: (128, 64)
+    }  # fmt: skip
+    for width, (first, rest) in found.items():
+        assert width <= first + rest <= triton_blocks.parts(width, False)[0]
+        assert all(x & (x - 1) == 0 and x != 8 for x in (first, rest))
+
+
 def test_one_unaligned_input_makes_all_loads_narrow() -> None:
     aligned, shifted = torch.empty(1, 1, 16, 16, dtype=HALF), torch.empty(257, dtype=HALF)[1:].view(1, 1, 16, 16)
-    assert [x.VECTOR.value for x in triton_path._matrices(aligned, shifted)] == [1, 1]
+    assert [x and x.VECTOR.value for x in triton_path._matrices(True, aligned, shifted)] == [1, 1]
 
 
 @pytest.mark.parametrize(("d", "dv", "dtype"), [(257, 16, HALF), (16, 300, HALF), (16, 16, torch.float64)])
@@ -73,8 +87,10 @@ def test_empty_inputs_launch_nothing() -> None:
     assert out.shape == tangent.shape == (2, 4, 0, 16)
     assert lse.shape == mean.shape == (2, 4, 0)
     gradients = triton_path.jvp_backward(out, out, q, k, k, q, k, k, out, tangent, lse, mean, 1.0, False)
-    assert [x.shape for x in gradients] == [x.shape for x in (q, k, k, q, k, k)]
-    assert all(bool((x == 0).all()) for x in gradients)
+    for x, gradient in zip((q, k, k, q, k, k), gradients, strict=True):
+        assert gradient is not None
+        assert gradient.shape == x.shape
+        assert bool((gradient == 0).all())
 
 
 def test_offsets_beyond_2_31_elements() -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -40,11 +40,12 @@ def judge(task: Task) -> dict[str, float | str]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def judge_all(tasks: Iterable[Task], workers: int) -> dict[Task, dict[str, float | str]]:
+def judge_all(tasks: Sequence[Task], workers: int) -> dict[Task, dict[str, float | str]]:
     """Judge each task in one of several fresh processes, in an order that gives them different kernels to compile."""
-    tasks = sorted(tasks, key=lambda task: zlib.crc32(repr(task).encode()))
+    spread = sorted(tasks, key=lambda task: zlib.crc32(repr(task).encode()))
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_quietly) as pool:
-        return dict(zip(tasks, pool.map(judge, tasks), strict=True))
+        found = dict(zip(spread, pool.map(judge, spread), strict=True))
+    return {task: found[task] for task in tasks}
 
 
 def worst(found: dict[str, float | str]) -> float:
