@@ -98,7 +98,7 @@ def test_imports_point_downward(package: str) -> None:
 def python(allowed: tuple[str, ...], script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     """Run a script straight from the checkout where, beyond the standard library, only `allowed` can be imported."""
     script = f"ALLOWED = {(*PACKAGES, *allowed)}\n{HOOK}{script}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 

@@ -1,16 +1,10 @@
-"""Triton's interpreter where there is no GPU, and blocks small enough that short cases take many of them."""
+"""Blocks small enough that short cases take many of them."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
-import torch
 
 from tests.kernels.routes import shrink
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: before any test is
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Tests mirror the tree; a package, so that no installed `tests` stands before them."""
