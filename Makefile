@@ -22,6 +22,7 @@ format: $(VENV)/.installed
 
 # What only a GPU can show, in under nine minutes. Needs torch, triton, pytest and hypothesis in PYTHON, and no installation.
 gpu:
+	$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "make gpu needs a CUDA device, torch sees none")'
 	$(PYTHON) -m pytest tests/gpu
 	PYTHONPATH=. $(PYTHON) benchmarks/attention.py
 
