@@ -2,7 +2,7 @@
 
 Each operator has an autograd function, through which it is called, since an operator alone loses a tangent silently.
 torch.compile knows no function with a forward mode: it gets the operator, with the same reverse mode and vmap.
-Second derivatives raise NotImplementedError; `path="reference"` has them.
+Second derivatives raise NotImplementedError; the paths `plain` and `reference`, which use none of this, have them.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _fold(
 
 
 def _refusal(what: str) -> NotImplementedError:
-    return NotImplementedError(f'attention: {what} is known to path="reference" alone')
+    return NotImplementedError(f'attention: {what} is known to path="reference" and path="plain" alone')
 
 
 _FUNCTIONS: dict[CustomOpDef, type[Function]] = {

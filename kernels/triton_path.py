@@ -84,6 +84,7 @@ def jvp_backward(
 
 
 Tangents = tuple[Tensor | None, Tensor | None, Tensor | None]
+Strides = tuple[int, int, int, bool]  # of B, of H, the step, and whether by row, as in Matrices
 
 
 def _launch_forward(
@@ -170,12 +171,22 @@ def _matrices(split: bool, *inputs: Tensor | None) -> list[Matrices | None]:
 
     `split`: with tiles of two parts where that saves columns.
     """
-    tensors = [x if x is None or _strides(x) is not None else x.contiguous() for x in inputs]
-    vector = min(_vector(x) for x in tensors if x is not None)
-    return [None if x is None else _matrix(x, vector, split) for x in tensors]
+    laid_out = [None if x is None else _lay_out(x) for x in inputs]
+    vector = min(_vector(*y) for y in laid_out if y is not None)
+    return [None if y is None else _matrix(*y, vector, split) for y in laid_out]
 
 
-def _strides(x: Tensor) -> tuple[int, int, int, bool] | None:
+def _lay_out(x: Tensor) -> tuple[Tensor, Strides]:
+    """x and its strides, or a contiguous copy and those of it."""
+    strides = _strides(x)
+    if strides is None:
+        x = x.contiguous()
+        strides = _strides(x)
+        assert strides is not None
+    return x, strides
+
+
+def _strides(x: Tensor) -> Strides | None:
     """(stride of B, stride of H, step, by row) of `Matrices`, None where x does not fit it."""
     b, h, n, d = (stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))
     length, width = x.shape[2:]
@@ -188,19 +199,15 @@ def _strides(x: Tensor) -> tuple[int, int, int, bool] | None:
     return (b, h, step, by_row) if 0 <= step < 2**31 // WIDEST else None
 
 
-def _vector(x: Tensor) -> int:
+def _vector(x: Tensor, strides: Strides) -> int:
     """Elements in 16 bytes if all rows (columns, where the length is contiguous) of x are aligned so, else 1."""
-    strides = _strides(x)
-    assert strides is not None
     b, h, step, by_row = strides
     whole = (b, h, step) if by_row else (b, h, step, x.shape[2])
     aligned = x.data_ptr() % 16 == 0 and all(y * x.element_size() % 16 == 0 for y in whole)
     return 16 // x.element_size() if aligned else 1
 
 
-def _matrix(x: Tensor, vector: int, split: bool) -> Matrices:
-    strides = _strides(x)
-    assert strides is not None
+def _matrix(x: Tensor, strides: Strides, vector: int, split: bool) -> Matrices:
     b, h, step, by_row = strides
     columns, rest = parts(x.shape[3], split)
     constants = (tl.constexpr(y) for y in (by_row, x.shape[3], columns, rest, vector))
