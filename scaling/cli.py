@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -10,6 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from scaling.cli_model import model_app
+from scaling.cli_output import AsJson, show
 
 app = typer.Typer(
     help="Scaling studies of continuous-time consistency models (sCM): train, distil, measure, fit, report.",
@@ -20,7 +22,6 @@ app = typer.Typer(
 )
 study_app = typer.Typer(help="Plan, run and report a study.", no_args_is_help=True)
 data_app = typer.Typer(help="Make and check shards of latents.", no_args_is_help=True)
-model_app = typer.Typer(help="Show the families of networks.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
@@ -30,21 +31,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY.SUB=VALUE]...", help="keys to change; `trigscale study keys` lists them all"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-
-
-def show(tables: Any, content: Any, as_json: bool) -> None:
-    """Print `content` as JSON or the tables for people, on stdout."""
-    if as_json:
-        print(json.dumps(content, indent=2))
-        return
-    from rich.console import Console
-
-    console = Console()
-    for table in tables:
-        console.print(table)
 
 
 @study_app.command("run")
@@ -152,29 +140,6 @@ def data_info(folder: Annotated[Path, typer.Argument(help="folder of shards")]) 
     print(f"encoder {manifest.encoder}, content {manifest.content_sha256}")
     for shard in manifest.shards:
         print(f"  {shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes")
-
-
-@model_app.command("list")
-def model_list(
-    family: Annotated[str, typer.Argument(help="name of a family, or its YAML file")] = "nano", as_json: AsJson = False
-) -> None:
-    """List the sizes of a family with parameters and multiply-adds."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from models.family import count_macs, count_parameters
-    from scaling.study import load_family
-
-    rows = [
-        {"size": size, "parameters": count_parameters(network), "macs": count_macs(network)}
-        for size, network in load_family(family).sizes.items()
-    ]
-    table = Table(title=f"family {escape(family)}", caption="MACs: multiply-adds of one forward pass of one sample")
-    for heading in ("size", "parameters", "MACs"):
-        table.add_column(heading, justify="right" if heading != "size" else "left")
-    for row in rows:
-        table.add_row(str(row["size"]), f"{row['parameters']:,}", f"{row['macs']:,}")
-    show([table], rows, as_json)
 
 
 @app.command("fit")
