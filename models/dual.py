@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 class Dual(NamedTuple):
@@ -73,3 +74,19 @@ def product(a: Signal, b: Signal) -> Signal:
 
 def _as_dual(x: Signal) -> Dual:
     return x if isinstance(x, Dual) else Dual(x, torch.zeros_like(x))
+
+
+def recomputed(op: Callable[[Signal, Signal], Signal], a: Signal, b: Signal) -> Signal:
+    """op(a, b), of whose values the backward pass keeps a and b alone and computes the rest again.
+
+    The tangents are outside the graph: they are computed once and are not kept.
+    """
+    tangents = [(x.tangent if isinstance(x, Dual) else None) for x in (a, b)]
+
+    def run(*values: Tensor) -> Signal:
+        signals = [x if t is None else Dual(x, t) for x, t in zip(values, tangents or (None, None), strict=True)]
+        if not torch.compiler.is_compiling():  # the compiler drops by itself what a recomputation does not need
+            tangents.clear()
+        return op(*signals)
+
+    return checkpoint(run, value_of(a), value_of(b), use_reentrant=False, preserve_rng_state=False)

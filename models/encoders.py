@@ -17,15 +17,47 @@ from torch import Tensor
 from models.trigflow import SIGMA_DATA
 
 
+class EncoderError(ValueError):
+    """Images were asked of an encoder that cannot make them here."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Images uint8 [N, H, W, C] to latents [N, c, h, w] and back."""
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Encoder:
-    """Images uint8 [N, H, W, C] to latents [N, c, h, w] and back; mean and std are measured over the data."""
+    """A named map between images and latents; mean and std are those of its latents over the data, by channel.
+
+    codec: None where the map is a VAE, which this version does not run. decoder_macs: multiply-adds to decode an image.
+    """
 
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    encode: Callable[[Tensor], Tensor]
-    decode: Callable[[Tensor], Tensor]
+    codec: Codec | None
+    decoder_macs: float = 0.0
+
+    def require_codec(self) -> Codec:
+        """The map itself; EncoderError where this version cannot run it."""
+        if self.codec is None:
+            raise EncoderError(
+                f"encoder {self.name!r}: a VAE encodes and decodes it, which this version cannot run: its latents can "
+                "be trained on, not packed from images nor made into images"
+            )
+        return self.codec
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images uint8 [N, H, W, C] -> latents [N, c, h, w], unnormalised. Raises EncoderError."""
+        return self.require_codec().encode(images)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents [N, c, h, w], unnormalised -> images uint8 [N, H, W, C]. Raises EncoderError."""
+        return self.require_codec().decode(z)
 
     def normalize(self, z: Tensor) -> Tensor:
         """Latents of `encode` -> what networks see: mean 0 and standard deviation SIGMA_DATA in each channel."""
@@ -72,11 +104,39 @@ FASHION_S2D = Encoder(
     name="fashion-s2d-v1",
     mean=(-0.55969, -0.56052, -0.56302, -0.56299),
     std=(0.62627, 0.62712, 0.62619, 0.62756),
-    encode=_space_to_depth,
-    decode=_depth_to_space,
+    codec=Codec(_space_to_depth, _depth_to_space),
 )
 
-ENCODERS = {encoder.name: encoder for encoder in (FASHION_S2D,)}
+# Pixels in [-1, 1], which EDM takes to have standard deviation 0.5: they reach the network as they are.
+RGB = Encoder(
+    name="rgb-v1",
+    mean=(0.0, 0.0, 0.0),
+    std=(SIGMA_DATA, SIGMA_DATA, SIGMA_DATA),
+    codec=Codec(_pixels_to_unit, _unit_to_pixels),
+)
+
+# The decoder of Stable Diffusion's VAE at 512x512, counted by EDM2.
+SD_VAE_MACS = 1260.9e9
+
+# sCM's: the VAE ft-mse, fed with pixels in [-1, 1].
+SD_VAE_FT_MSE = Encoder(
+    name="sd-vae-ft-mse-v1",
+    mean=(1.56, -0.695, 0.483, 0.729),
+    std=(5.27, 5.91, 4.21, 4.31),
+    codec=None,
+    decoder_macs=SD_VAE_MACS,
+)
+
+# That of EDM2's released networks: fed with pixels in [0, 1].
+EDM2_SD_VAE = Encoder(
+    name="edm2-sd-vae-v1",
+    mean=(5.81, 3.25, 0.12, -2.15),
+    std=(4.17, 4.62, 3.71, 3.28),
+    codec=None,
+    decoder_macs=SD_VAE_MACS,
+)
+
+ENCODERS = {encoder.name: encoder for encoder in (FASHION_S2D, RGB, SD_VAE_FT_MSE, EDM2_SD_VAE)}
 
 
 def get_encoder(name: str) -> Encoder:

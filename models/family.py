@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import TrigFlowNet
-from models.unet import NetworkConfig
 
 
 class FamilyError(ValueError):
@@ -34,21 +34,27 @@ class Family:
 def build_family(content: Mapping[str, Any], where: str) -> Family:
     """A family from the mapping of its file: `name`, `common` (keys of every size) and `sizes` (keys of each).
 
+    `flavour` (edm2 or trigflow) stands for the keys of `models.network.FLAVOURS`, which common and sizes may change.
     Raises FamilyError naming the file, the size and the key.
     """
     for key in ("name", "common", "sizes"):
         if key not in content:
             raise FamilyError(f"{where}: {key} is missing: a family file holds name, common and sizes")
+    flavour = content.get("flavour", "trigflow")
+    if flavour not in FLAVOURS:
+        raise FamilyError(f"{where}: flavour {flavour!r} is unknown: known are {', '.join(FLAVOURS)}")
     for key in ("common", "sizes"):
         if not isinstance(content[key], Mapping):
             raise FamilyError(f"{where}: {key} is {content[key]!r}: give a mapping of keys to values")
     for size, keys in content["sizes"].items():
         if not isinstance(keys, Mapping):
             raise FamilyError(f"{where}: sizes.{size} is {keys!r}: give a mapping of keys to values")
-    if surplus := set(content) - {"name", "common", "sizes"}:
-        raise FamilyError(f"{where}: unknown key {sorted(surplus)[0]!r}: a family file holds name, common and sizes")
+    if surplus := set(content) - {"name", "flavour", "common", "sizes"}:
+        raise FamilyError(
+            f"{where}: unknown key {sorted(surplus)[0]!r}: a family file holds name, flavour, common and sizes"
+        )
     sizes = {
-        str(size): network_config({**content["common"], **keys}, f"{where}: sizes.{size}")
+        str(size): network_config({**FLAVOURS[flavour], **content["common"], **keys}, f"{where}: sizes.{size}")
         for size, keys in content["sizes"].items()
     }
     return Family(content["name"], sizes)
@@ -79,6 +85,7 @@ def count_macs(config: NetworkConfig) -> int:
         net = TrigFlowNet(config)
         x = torch.empty(1, config.latent_channels, config.resolution, config.resolution)
         t, labels = torch.empty(1), torch.zeros(1, dtype=torch.int64)
+        guidance = torch.empty(1) if config.guidance else None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x, t, labels)
+        net(x, t, labels, guidance=guidance)
     return counter.get_total_flops() // 2

@@ -12,11 +12,13 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from models.dual import Dual, Signal
+from models.dropout import Dropout
+from models.dual import Dual, Signal, value_of
+from models.embedding import CosineEmbedding, noise_condition
+from models.network import SIGMA_DATA, NetworkConfig
 from models.primitives import MPLinear
-from models.unet import NetworkConfig, UNet
+from models.unet import UNet
 
-SIGMA_DATA = 0.5
 SIGMA_MAX = 80.0
 T_MAX = math.atan(SIGMA_MAX / SIGMA_DATA)  # 1.5645: where sampling starts
 WEIGHT_CHANNELS = 128
@@ -50,25 +52,6 @@ def denoise(x: Tensor, f: Tensor, t: Tensor) -> Tensor:
     return torch.cos(t) * x - torch.sin(t) * SIGMA_DATA * f
 
 
-class _RandomFourier(nn.Module):
-    """sqrt(2) cos(2 pi (f t + p)) with f ~ N(0, 1), p ~ U(0, 1) drawn once: [B] -> [B, channels] (EDM2's MPFourier)."""
-
-    freqs: Tensor
-    phases: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("freqs", torch.empty(channels))
-        self.register_buffer("phases", torch.empty(channels))
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        self.freqs.normal_(generator=generator).mul_(2 * math.pi)
-        self.phases.uniform_(generator=generator).mul_(2 * math.pi)
-
-    def forward(self, t: Tensor) -> Tensor:
-        return math.sqrt(2) * torch.cos(torch.outer(t, self.freqs.to(t.dtype)) + self.phases.to(t.dtype))
-
-
 class TrigFlowNet(nn.Module):
     """The U-Net F and the adaptive weighting w(t) that is trained beside it (sCM, sections 3 and 4.2).
 
@@ -79,7 +62,7 @@ class TrigFlowNet(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.unet = UNet(config)
-        self.logvar_fourier = _RandomFourier(WEIGHT_CHANNELS)
+        self.logvar_fourier = CosineEmbedding(WEIGHT_CHANNELS, "fourier")
         self.logvar_linear = MPLinear(WEIGHT_CHANNELS, 1)
 
     @property
@@ -104,27 +87,48 @@ class TrigFlowNet(nn.Module):
         t: Tensor,
         labels: Tensor,
         *,
+        guidance: Tensor | None = None,
+        drop: Dropout | None = None,
         with_weight: Literal[False] = False,
-        drop: float = 0.0,
-        seed: int = 0,
     ) -> Tensor: ...
     @overload
     def forward(
-        self, x: Tensor, t: Tensor, labels: Tensor, *, with_weight: Literal[True], drop: float = 0.0, seed: int = 0
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        *,
+        guidance: Tensor | None = None,
+        drop: Dropout | None = None,
+        with_weight: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
-        self, x: Dual, t: Dual, labels: Tensor, *, with_weight: Literal[True], drop: float = 0.0, seed: int = 0
+        self,
+        x: Dual,
+        t: Dual,
+        labels: Tensor,
+        *,
+        guidance: Tensor | None = None,
+        drop: Dropout | None = None,
+        with_weight: Literal[True],
     ) -> tuple[Dual, Tensor]: ...
     def forward(
-        self, x: Signal, t: Signal, labels: Tensor, *, with_weight: bool = False, drop: float = 0.0, seed: int = 0
+        self,
+        x: Signal,
+        t: Signal,
+        labels: Tensor,
+        *,
+        guidance: Tensor | None = None,
+        drop: Dropout | None = None,
+        with_weight: bool = False,
     ) -> Signal | tuple[Signal, Tensor]:
         """F [B, C, H, W] in float32 at least and, if asked for, w(t) [B]; see `UNet.forward` for the arguments."""
-        f = _widen(self.unet(x, t, labels, drop, seed))
+        f = _widen(self.unet(x, t, labels, guidance, drop))
         if not with_weight:
             return f
-        value = t.value if isinstance(t, Dual) else t
-        return f, self.logvar_linear(self.logvar_fourier(value)).flatten().float()
+        c_noise = noise_condition(value_of(t), self.config.time_input)
+        return f, self.logvar_linear(self.logvar_fourier(c_noise)).flatten().float()
 
     def force_weight_norm(self) -> None:
         """Normalise every stored weight; called after each optimizer step (EDM2, section 2.3)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -54,16 +55,40 @@ def study_run(study: StudyFile, overrides: Overrides = None) -> None:
 
 
 @study_app.command("plan")
-def study_plan(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def study_plan(
+    study: StudyFile,
+    overrides: Overrides = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="device to count with; launch.accelerator, else cpu-core")
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="devices a run; launch.devices unless given")] = None,
+    microbatch: Annotated[
+        int | None, typer.Option(help="images a device a pass; launch.microbatch unless given, 0: batch / devices")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="show the memory of this sharding alone")] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="assumed share of the device's peak FLOP/s, in (0, 1]")
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="take the FLOP/s that this run reached: its folder or metrics.jsonl")
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="device-hours: say what fits and what does not")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Print what a study would cost; nothing runs and nothing is written."""
-    from scaling.plan import plan_json, plan_table
+    gc.disable()  # to walk over all that torch brings along, again and again, was a fifth of this short command
+    from scaling.plan.build import Options, build_plan
+    from scaling.plan.export import plan_json
+    from scaling.plan.tables import plan_tables
     from scaling.runs import RunData, expand
     from scaling.study import open_study
 
     opened = open_study(study, overrides or [])
     unknown = RunData(content_sha256="", held_out_sha256="", encoder=opened.config.data.encoder)
     runs = expand(opened.config, opened.family, unknown)
-    show([plan_table(opened.config, runs)], plan_json(runs), as_json)
+    options = Options(accelerator, devices, utilisation, measured, microbatch, strategy, budget)
+    plan = build_plan(opened.config, runs, options)
+    show(plan_tables(plan), plan_json(plan), as_json)
 
 
 @study_app.command("status")
@@ -196,14 +221,18 @@ def doctor(as_json: AsJson = False) -> None:
 def usage_errors() -> tuple[type[Exception], ...]:
     """The errors that a user can mend: exit code 2."""
     from data_pipeline.manifest import DataError
+    from models.edm2_pickle import EDM2Error
+    from models.encoders import EncoderError
     from models.family import FamilyError
     from scaling.analysis.table import TableError
     from scaling.config import ConfigError
     from scaling.locks import InUse
     from scaling.report.record import ReportError
+    from scaling.saved import ModelError
     from scaling.training.checkpoint import CheckpointError
 
-    return (ConfigError, FamilyError, DataError, CheckpointError, TableError, ReportError, InUse)
+    ours = (ConfigError, FamilyError, DataError, CheckpointError, TableError, ReportError, InUse)
+    return (*ours, EDM2Error, EncoderError, ModelError)
 
 
 def run_cli(command: Callable[[], Any]) -> int:

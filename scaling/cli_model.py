@@ -2,33 +2,174 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scaling.cli_output import AsJson, show
 
-model_app = typer.Typer(help="Show the families of networks.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from models.network import NetworkConfig
+    from scaling.saved import SavedModel
+
+MACS = (
+    "multiply-adds of one forward pass of one sample, each counted once; EDM2's own figures hold element-wise work too"
+)
+FIDS = "EDM2 without guidance/with; the paper's TrigFlow teacher; consistency models in 1/2 steps"
+
+model_app = typer.Typer(help="Families of networks, EDM2's checkpoints and weights at rest.", no_args_is_help=True)
+
+
+class As(Enum):
+    """What an imported network gives: EDM2's F, or TrigFlow's."""
+
+    edm = "edm"
+    trigflow_teacher = "trigflow-teacher"
 
 
 @model_app.command("list")
 def model_list(
-    family: Annotated[str, typer.Argument(help="name of a family, or its YAML file")] = "nano", as_json: AsJson = False
+    family: Annotated[str | None, typer.Argument(help="name of a family, or its YAML file; all unless given")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the sizes of a family with parameters and multiply-adds."""
+    """List the sizes of families: parameters, multiply-adds, and what was published of them."""
+    from scaling.published import describe_sizes
+    from scaling.study import load_family
+
+    names = [family] if family is not None else _family_names()
+    rows = {name: describe_sizes(load_family(name)) for name in names}
+    tables = [table for item in rows.items() for table in _tables(*item)]
+    show(tables, [row for group in rows.values() for row in group], as_json)
+
+
+@model_app.command("show")
+def model_show(
+    target: Annotated[str, typer.Argument(metavar="DIR|FAMILY/SIZE", help="a folder of weights, or a preset")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one network: its shape, parameters, multiply-adds, parameterization and where its weights come from."""
     from rich.markup import escape
     from rich.table import Table
 
-    from models.family import count_macs, count_parameters
+    from scaling.saved import load_model
+
+    facts = _facts(load_model(Path(target))) if Path(target).is_dir() else _preset_facts(target)
+    table = Table(title=escape(target), show_header=False, caption="MACs: multiply-adds of one forward pass")
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in _flat(facts):
+        table.add_row(escape(key), escape(value))
+    show([table], facts, as_json)
+
+
+@model_app.command("import-edm2")
+def model_import(
+    pickle: Annotated[Path, typer.Argument(metavar="PICKLE", help="network-snapshot-*.pkl of EDM2")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="new folder for the weights")],
+    kind: Annotated[
+        As, typer.Option("--as", help="edm: as it is; trigflow-teacher: with TrigFlow's F, which is exactly -F")
+    ] = As.edm,
+) -> None:
+    """Import a network of EDM2. Nothing in the pickle is run; what EDM2's files do not need is refused."""
+    from scaling.edm2_import import import_edm2
+
+    saved = import_edm2(pickle, to, "edm" if kind is As.edm else "trigflow")
+    description = saved.description
+    preset = _preset_of(saved.config) or "none of this shape"
+    print(f"{saved.folder}: {description.parameters:,} parameters, preset {preset}")
+    print(f"parameterization {description.parameterization}, encoder {description.encoder or 'none: pixels'}, float32")
+    print(f"licence: {description.source.licence if description.source else 'unknown'}")
+
+
+def _family_names() -> list[str]:
+    from scaling.config import CONFIGS
+
+    return sorted(path.stem for path in (CONFIGS / "family").glob("*.yaml"))
+
+
+def _preset_of(config: NetworkConfig) -> str | None:
+    from scaling.edm2_import import preset_of
     from scaling.study import load_family
 
-    rows = [
-        {"size": size, "parameters": count_parameters(network), "macs": count_macs(network)}
-        for size, network in load_family(family).sizes.items()
-    ]
-    table = Table(title=f"family {escape(family)}", caption="MACs: multiply-adds of one forward pass of one sample")
-    for heading in ("size", "parameters", "MACs"):
-        table.add_column(heading, justify="right" if heading != "size" else "left")
+    return preset_of(config, map(load_family, _family_names()))
+
+
+def _preset_facts(target: str) -> dict[str, Any]:
+    """What is known of FAMILY/SIZE, where FAMILY is a name or a YAML file."""
+    from models.family import FamilyError, count_macs, count_parameters
+    from scaling.study import load_family
+
+    family, slash, size = target.rpartition("/")
+    if not slash:
+        raise FamilyError(f"{target!r} is neither a folder of weights nor FAMILY/SIZE, such as img512/s")
+    config = load_family(family).size(size)
+    return {
+        "preset": target,
+        "parameters": count_parameters(config),
+        "macs": count_macs(config),
+        "parameterization": "trigflow",
+        "network": asdict(config),
+    }
+
+
+def _facts(saved: SavedModel) -> dict[str, Any]:
+    """What is known of a folder of weights."""
+    from models.family import count_macs
+
+    description = saved.description.model_dump(mode="json")
+    return {"preset": _preset_of(saved.config), "macs": count_macs(saved.config), "sha256": saved.sha256, **description}
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every fact with its dotted name, for people."""
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", f"{value:,}" if type(value) is int else str(value)
+
+
+def _tables(family: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """The sizes of a family and, where there is any, what was published of them."""
+    from rich.markup import escape
+
+    from scaling.published import COLUMNS
+
+    printed = any(row["published_macs"] for row in rows)
+    sizes = _table(f"family {escape(family)}", MACS, "channels", "parameters", "MACs", *["EDM2's MACs"] * printed)
     for row in rows:
-        table.add_row(str(row["size"]), f"{row['parameters']:,}", f"{row['macs']:,}")
-    show([table], rows, as_json)
+        cells = (f"{row['model_channels']}", f"{row['parameters']:,}", _macs(row["macs"]), _macs(row["published_macs"]))
+        sizes.add_row(escape(row["size"]), *cells[: 3 + printed])
+    shown = [column for column in COLUMNS if any(row["published_fid"].keys() & set(column[1]) for row in rows)]
+    if not shown:
+        return [sizes]
+    fids = _table(f"family {escape(family)}: published FID", FIDS, *(heading for heading, _ in shown))
+    for row in rows:
+        fids.add_row(escape(row["size"]), *(_fids(row["published_fid"], keys) for _, keys in shown))
+    return [sizes, fids]
+
+
+def _table(title: str, caption: str, *headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, caption=caption)
+    table.add_column("size")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _macs(macs: float | None) -> str:
+    if macs is None:
+        return ""
+    return f"{macs / 1e9:.1f} G" if macs >= 1e8 else f"{macs / 1e6:.2f} M"
+
+
+def _fids(published: Mapping[str, float], keys: Sequence[str]) -> str:
+    return "/".join(f"{published[key]:.2f}" for key in keys if key in published)

@@ -32,6 +32,11 @@ def sample_to_png(path: Path, to: Path, count: int, steps: int | None) -> Path:
     chosen = steps or next(iter(sampler_steps(spec)))
     if spec.method != "teacher" and chosen > 2:
         raise checkpoint.CheckpointError(f"--steps {chosen}: a consistency model is sampled in 1 or 2 steps")
+    if spec.network_config().guidance and chosen not in spec.sampling.student_guidance:
+        raise checkpoint.CheckpointError(
+            f"--steps {chosen}: the run's sampling.student_guidance has no strength for it, only for steps "
+            f"{', '.join(map(str, spec.sampling.student_guidance))}"
+        )
     images, _ = generate(spec, load_network(found, spec, device), chosen, count, device)
     buffer = io.BytesIO()
     Image.fromarray(tile(images)).save(buffer, "PNG")

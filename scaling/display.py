@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from scaling.plan import seconds_estimate
+from scaling.plan.costs import seconds_estimate
 from scaling.runs import Run
 from scaling.training.metrics import read_metrics
 from slurm.local import JobEvent

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import yaml
 from pydantic import Field
 
 from models.family import Family, network_config
-from models.unet import NetworkConfig
+from models.network import NetworkConfig
 from scaling.config import (
     ConfigError,
+    ConsistencyRecipe,
     Ema,
     Evaluation,
     Launch,
@@ -23,10 +25,14 @@ from scaling.config import (
     Section,
     StudentRecipe,
     StudyConfig,
+    Teacher,
     TeacherRecipe,
+    VsdRecipe,
     read_yaml,
     validate,
 )
+from scaling.saved import SavedModel
+from scaling.weights import teacher_weights
 
 
 class RunData(Section):
@@ -46,13 +52,15 @@ class RunSpec(Section):
     precision: str
     network: dict[str, Any]
     data: RunData
-    # A teacher's recipe has fewer keys and is tried first: a student's is refused by it for its surplus keys.
-    recipe: TeacherRecipe | StudentRecipe = Field(union_mode="left_to_right")
+    # Each kind has a key that no other has, so that plain values are read as the kind that they were written from.
+    recipe: TeacherRecipe | ConsistencyRecipe | VsdRecipe = Field(union_mode="left_to_right")
     ema: Ema
     sampling: Sampling
     evaluation: Evaluation
     max_nonfinite_steps: int
+    weights: str | None = Field(description="SHA-256 of the weights at rest that a teacher starts from")
     teacher: str | None = Field(description="identity of the run that a student starts from or distils")
+    student: str | None = Field(description="identity of the sCD run that VSD starts from")
 
     def identity(self) -> str:
         """12 hexadecimal digits of the SHA-256 over the canonical JSON of all fields."""
@@ -77,15 +85,17 @@ class RunFile(Section):
     shards: Path = Field(description="folder of the training shards")
     reference: Path = Field(description="statistics of the real images that samples are judged by")
     teacher_home: Path | None = Field(description="home of the teacher's run")
+    weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
     launch: Launch
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a study with its parent."""
+    """One run of a study and what it starts from: the teacher's run, for VSD the sCD student's, or weights at rest."""
 
     spec: RunSpec
     parent: RunSpec | None
+    weights: Path | None = None
 
     @property
     def name(self) -> str:
@@ -94,36 +104,64 @@ class Run:
 
 
 def expand(study: StudyConfig, family: Family, data: RunData) -> list[Run]:
-    """All runs of a study, teachers before their students, sizes in the order of the file."""
+    """All runs of a study, each after its parent, sizes in the order of the file.
+
+    Reads the descriptions of weights at rest that teachers start from. Raises ConfigError.
+    """
     runs: list[Run] = []
+    at_rest = {size: teacher_weights(study, family, size) for size in study.sizes}
     for seed in study.seeds:
         for size in study.sizes:
-            teacher = _spec(study, family, data, "teacher", size, seed, None)
-            runs.append(Run(teacher, None))
+            make = partial(_spec, study, family, data, size, seed)
+            weights = at_rest[size]
+            teacher = make("teacher", weights=weights)
+            runs.append(Run(teacher, None, weights.folder if weights else None))
             for method in study.methods:
-                if method != "teacher":
-                    runs.append(Run(_spec(study, family, data, method, size, seed, teacher), teacher))
+                if method in ("scd", "sct"):
+                    runs.append(Run(make(method, teacher), teacher))
+            if "vsd" in study.methods:
+                student = make("scd", teacher)
+                runs.append(Run(make("vsd", teacher, student), student))
     return runs
 
 
 def _spec(
-    study: StudyConfig, family: Family, data: RunData, method: Method, size: str, seed: int, teacher: RunSpec | None
+    study: StudyConfig,
+    family: Family,
+    data: RunData,
+    size: str,
+    seed: int,
+    method: Method,
+    teacher: RunSpec | None = None,
+    student: RunSpec | None = None,
+    weights: SavedModel | None = None,
 ) -> RunSpec:
     recipe = study.recipe(method, size)
-    assert isinstance(recipe, TeacherRecipe | StudentRecipe), "the two kinds of recipe"
+    if isinstance(recipe, Teacher):  # without the folder of its weights, which may be moved
+        recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
+    assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe), "the kinds of recipe"
+    guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
+    network = weights.config if weights else family.size(size)
+    if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:
+        raise ConfigError(
+            f"guidance: num_classes of size {size!r} of family {family.name!r} is 0, and guidance needs classes: "
+            "remove guidance and sampling.teacher_guidance, or choose another family"
+        )
     return RunSpec(
         method=method,
         size=size,
         seed=seed,
         precision=study.precision,
-        network=asdict(family.size(size)),
+        network=asdict(replace(network, guidance=guided)),
         data=data,
         recipe=recipe,
-        ema=study.ema,
-        sampling=study.sampling,
+        ema=study.ema_of(size),
+        sampling=study.sampling_of(size),
         evaluation=study.evaluation,
         max_nonfinite_steps=study.max_nonfinite_steps,
+        weights=weights.sha256 if weights else None,
         teacher=teacher.identity() if teacher else None,
+        student=student.identity() if student else None,
     )
 
 

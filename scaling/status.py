@@ -35,7 +35,7 @@ def _state(home: Path) -> dict[str, Any]:
         return {**entry, "state": "done", "fd": {str(s["steps"]): s["fd"] for s in scores}}
     if list(home.glob("samples/steps-*.npz")):
         return {**entry, "state": "sampled"}
-    if last["step"] >= steps:
+    if metrics and last["step"] >= steps:
         return {**entry, "state": "trained"}
     return {**entry, "state": "training" if metrics else "waiting"}
 

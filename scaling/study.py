@@ -20,8 +20,10 @@ from scaling.config import CONFIGS, ConfigError, StudyConfig, load_study, neares
 from scaling.datasets import Prepared, known_encoder, prepare, write_reference
 from scaling.locks import locked
 from scaling.machine import describe_launch
-from scaling.plan import seconds_estimate
+from scaling.plan.costs import seconds_estimate
+from scaling.runnable import check_runnable
 from scaling.runs import Run, RunFile, dump_run, expand
+from scaling.weights import verify_weights
 from scaling.worker import EXIT_AGAIN, EXIT_USAGE, pick_device
 from slurm.graph import Job, JobGraph
 from slurm.local import JobEvent, JobState, run_local
@@ -102,11 +104,14 @@ class Stages:
 def run_study(study: Study, command: str) -> int:
     """Run all that is unfinished and write the report. Returns the exit code: 0, 1 (a run failed), 2 (bad input).
 
-    Raises ConfigError, DataError, InUse before anything is changed, KeyboardInterrupt once all is stopped and saved.
+    Raises ConfigError, ModelError, DataError, InUse before anything is changed, KeyboardInterrupt once all is stopped
+    and saved.
     """
     from scaling.display import open_display
     from scaling.report.build import build_report
 
+    check_runnable(study.config)
+    verify_weights(study.config, study.family)
     device = pick_device(study.config.launch)
     folder = study.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,6 +163,7 @@ def write_homes(study: Study, runs: Sequence[Run], prepared: Prepared, reference
             shards=prepared.shards.resolve(),
             reference=reference.resolve(),
             teacher_home=(study.folder / run.parent.name()).resolve() if run.parent else None,
+            weights=run.weights.resolve() if run.weights else None,
             launch=study.config.launch,
         )
         write_text_atomic(home / "config.yaml", dump_run(content))

@@ -26,17 +26,20 @@ from data_pipeline.arrays import load_arrays
 from data_pipeline.files import write_bytes_atomic, write_json_atomic
 from data_pipeline.manifest import DataError
 from data_pipeline.reader import LatentReader
-from models.family import count_macs, count_parameters
-from scaling.config import ConfigError, Launch
+from models.family import FamilyError, count_macs, count_parameters
+from scaling.config import ConfigError, Launch, StudentRecipe
 from scaling.errors import explain
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, load_network, sampler_steps, to_npz, untrained
 from scaling.locks import InUse, locked
 from scaling.runs import RunFile, load_run
+from scaling.saved import ModelError
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpoint, CheckpointError
 from scaling.training.loop import Interrupted, TrainingError, train
 from scaling.training.randomness import derive_seed
+from scaling.training.start import Origin, averaged_weights
+from scaling.weights import planned_weights
 
 EXIT_FAILED, EXIT_USAGE, EXIT_AGAIN = 1, 2, 75
 LOCK_SECONDS = 60.0
@@ -109,12 +112,23 @@ def _train(config: RunFile, home: Path, device: torch.device, stop: StopRequest)
     reader = LatentReader(config.shards)
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    teacher = _teacher(config.teacher_home) if config.teacher_home else None
-    return train(config.spec, home, reader, teacher, config.launch, device, stop)
+    return train(config.spec, home, reader, _origin(config), config.launch, device, stop)
 
 
-def _teacher(home: Path) -> Checkpoint:
-    """The last checkpoint of the teacher's run; an earlier one would make another student."""
+def _origin(config: RunFile) -> Origin | None:
+    """What the run starts from: of a student its teacher's average, of a teacher its weights at rest, if any."""
+    recipe = config.spec.recipe
+    if config.teacher_home is not None and isinstance(recipe, StudentRecipe):
+        return _teacher(config.teacher_home, recipe.teacher_ema)
+    if config.spec.weights is not None:
+        assert config.weights is not None, "a run that starts from weights says where they lie"
+        saved = planned_weights(config.weights, config.spec.weights)
+        return Origin(saved.config, saved.state())
+    return None
+
+
+def _teacher(home: Path, sigma_rel: float) -> Origin:
+    """The network of the teacher's last checkpoint; an earlier one would make another student."""
     spec = load_run(home).spec
     try:
         found = checkpoint.load(checkpoint.path_of(home / "checkpoints", spec.recipe.steps))
@@ -123,7 +137,7 @@ def _teacher(home: Path) -> Checkpoint:
         raise CheckpointError(
             f"{error}. Or delete {home / 'scores.json'}, and the study launched again trains the teacher to its end"
         ) from error
-    return found
+    return Origin(spec.network_config(), averaged_weights(found, sigma_rel))
 
 
 def _sample(config: RunFile, home: Path, final: Checkpoint, device: torch.device, stop: StopRequest) -> None:
@@ -185,7 +199,7 @@ def main() -> int:
     except Interrupted as error:
         log.info("%s", error)
         return EXIT_AGAIN
-    except (ConfigError, DataError, CheckpointError, InUse, OSError) as error:
+    except (ConfigError, FamilyError, ModelError, DataError, CheckpointError, InUse, OSError) as error:
         log.error("%s", explain(error))
         return EXIT_USAGE
     except TrainingError as error:

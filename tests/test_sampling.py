@@ -52,6 +52,7 @@ def test_number_of_evaluations() -> None:
 
     sample_teacher(counting, noise(), 32)
     assert len(calls) == teacher_evaluations(32) == 63
+    assert teacher_evaluations(32, 1.4) == 2 * 63
     assert calls[0] == pytest.approx(T_MAX)
 
 

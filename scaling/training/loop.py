@@ -13,9 +13,10 @@ from torch import Tensor
 
 from data_pipeline.order import SampleOrder
 from data_pipeline.reader import LatentReader
+from models.dropout import Dropout
 from models.encoders import get_encoder
-from models.trigflow import TrigFlowNet
-from scaling.config import Launch, Recipe, StudentRecipe
+from scaling.config import Launch, Recipe, StudentRecipe, TeacherRecipe
+from scaling.guidance import NO_LABEL
 from scaling.runs import RunSpec
 from scaling.training import checkpoint
 from scaling.training.ema import PowerEMA
@@ -31,7 +32,8 @@ from scaling.training.objectives import (
     teacher_loss,
     teacher_velocity,
 )
-from scaling.training.randomness import derive_seed, normals
+from scaling.training.randomness import derive_seed, keys, normals, uniforms
+from scaling.training.start import Origin, first_network
 
 ADAM = {"betas": (0.9, 0.99), "eps": 1e-11}  # of the paper, for all runs
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -58,34 +60,24 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 class Trainer:
     """All state of one run in training: networks, optimizer, averages and the step."""
 
-    def __init__(
-        self, spec: RunSpec, reader: LatentReader, teacher: checkpoint.Checkpoint | None, device: torch.device
-    ):
+    def __init__(self, spec: RunSpec, reader: LatentReader, origin: Origin | None, device: torch.device):
+        """Before the first step. origin: the teacher of a student, or the network at rest that a teacher starts from.
+
+        RuntimeError where the origin's network is not that which the run should start from.
+        """
         self.spec, self.reader, self.device = spec, reader, device
         self.encoder = get_encoder(spec.data.encoder)
         self.order = SampleOrder(len(reader), derive_seed(spec.seed, "order"))
-        self.net = build_network(spec, derive_seed(spec.seed, "init")).to(device)
-        self.teacher: TrigFlowNet | None = None
         recipe = spec.recipe
-        if isinstance(recipe, StudentRecipe):
-            assert teacher is not None, "a student's run names its teacher"
-            self._start_student(recipe, teacher)
+        assert spec.precision in ("fp32", "bf16"), "what runs is checked before a study starts"
+        assert origin is not None or not isinstance(recipe, StudentRecipe), "a student's run names its teacher"
+        self.net = first_network(spec, origin).to(device)
+        self.teacher = origin.frozen().to(device) if origin and spec.method == "scd" else None
         self.ema = PowerEMA(self.net, spec.ema.sigma_rel)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=recipe.lr, fused=True, **ADAM)
         self.step = 0
         self.updates = 0  # steps that were not skipped
         self.skipped_in_row = 0
-
-    def _start_student(self, recipe: StudentRecipe, teacher: checkpoint.Checkpoint) -> None:
-        weights = averaged_weights(teacher, recipe.teacher_ema)
-        if recipe.start == "teacher":
-            self.net.load_state_dict(weights)
-            generator = torch.Generator().manual_seed(derive_seed(self.spec.seed, "weighting"))
-            self.net.cpu().reset_weighting(generator)
-            self.net.to(self.device)
-        if self.spec.method == "scd":
-            self.teacher = build_network(self.spec, 0).to(self.device).requires_grad_(False)
-            self.teacher.load_state_dict(weights)
 
     def batch(self) -> Batch:
         """The samples of the current step and all that is random about them, by position in the stream."""
@@ -99,10 +91,33 @@ class Trainer:
             x0=x0,
             z=draw_noise(normal.reshape(x0.shape)),
             t=draw_time(tau, recipe.p_mean, recipe.p_std),
-            labels=torch.from_numpy(labels).to(self.device),
-            drop=recipe.dropout,
-            drop_seed=derive_seed(seed, "dropout", self.step),
+            labels=self._labels(torch.from_numpy(labels).to(self.device), first),
+            dropout=self._dropout(first),
+            guidance=self._guidance(first),
         )
+
+    def _labels(self, labels: Tensor, first: int) -> Tensor:
+        """A teacher with guidance must know samples without labels too: some lose theirs."""
+        recipe = self.spec.recipe
+        if not isinstance(recipe, TeacherRecipe) or not recipe.label_dropout:
+            return labels
+        lost = uniforms(self.spec.seed, "label", first, recipe.batch, self.device) < recipe.label_dropout
+        return labels.masked_fill(lost, NO_LABEL)
+
+    def _dropout(self, first: int) -> Dropout | None:
+        recipe = self.spec.recipe
+        if not recipe.dropout:
+            return None
+        masks = keys(self.spec.seed, "dropout", first, recipe.batch, self.device)
+        return Dropout(recipe.dropout, masks, recipe.dropout_max_resolution)
+
+    def _guidance(self, first: int) -> Tensor | None:
+        """s ~ U[low, high] for each sample."""
+        recipe = self.spec.recipe
+        if not isinstance(recipe, StudentRecipe) or recipe.guidance is None:
+            return None
+        low, high = recipe.guidance
+        return low + (high - low) * uniforms(self.spec.seed, "guidance", first, recipe.batch, self.device)
 
     def loss(self, batch: Batch) -> Losses:
         """The objective of this run's method."""
@@ -193,29 +208,18 @@ class Trainer:
             self.optimizer.state[parameter] = {"step": updates, **state}
 
 
-def build_network(spec: RunSpec, seed: int) -> TrigFlowNet:
-    """The run's network, its weights drawn from `seed` on the CPU so that they are the same on every device."""
-    net = TrigFlowNet(spec.network_config())
-    net.reset_parameters(torch.Generator().manual_seed(seed))
-    return net
-
-
-def averaged_weights(found: checkpoint.Checkpoint, sigma_rel: float) -> dict[str, Tensor]:
-    """A whole state dict with the parameters of one EMA profile and the buffers of the model."""
-    return {**found.part("model/"), **found.part(f"ema-{sigma_rel}/")}
-
-
 def train(
     spec: RunSpec,
     home: Path,
     reader: LatentReader,
-    teacher: checkpoint.Checkpoint | None,
+    origin: Origin | None,
     launch: Launch,
     device: torch.device,
     should_stop: Callable[[], bool],
 ) -> checkpoint.Checkpoint:
     """Train a run to its last step, continuing from its newest checkpoint, and return the last checkpoint.
 
+    A run of no steps is what it starts from, saved at step 0.
     Checkpoints fall on logged steps (or on a request to stop), so that metrics.jsonl continues without a seam.
     Raises Interrupted, with the state saved, once `should_stop` says so; TrainingError after too many bad steps.
     """
@@ -225,11 +229,14 @@ def train(
     found = checkpoint.newest(folder, spec.identity())
     if found is not None and found.step >= steps:
         return found
-    trainer = Trainer(spec, reader, teacher, device)
+    trainer = Trainer(spec, reader, origin, device)
+    trainer.net.unet.activation_checkpointing = launch.activation_checkpointing
     if found is not None:
         trainer.restore(found)
         log.info("continuing after step %d of %d", found.step, steps)
     metrics = MetricsLog(home / "metrics.jsonl", trainer.step, spec.recipe.batch)
+    if not steps:
+        trainer.save(folder)
     saved = time.monotonic()
     while trainer.step < steps:
         entry = trainer.train_step()

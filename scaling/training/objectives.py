@@ -13,20 +13,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.dropout import Dropout
 from models.dual import Dual
 from models.trigflow import SIGMA_DATA, TrigFlowNet, add_noise, expand, time_from_sigma, velocity
+from scaling.guidance import guided
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples and all that is random about a step: x0, z [B, C, H, W], t [B], labels int64 [B], the dropout seed."""
+    """Samples and all that is random about a step: x0, z [B, C, H, W], t [B], labels int64 [B], dropout.
+
+    guidance [B]: the strength with which the teacher of each sample is guided; None: no guidance.
+    """
 
     x0: Tensor
     z: Tensor
     t: Tensor
     labels: Tensor
-    drop: float = 0.0
-    drop_seed: int = 0
+    dropout: Dropout | None = None
+    guidance: Tensor | None = None
 
     @property
     def x_t(self) -> Tensor:
@@ -64,7 +69,7 @@ def _mean_square(x: Tensor) -> Tensor:
 def teacher_loss(net: TrigFlowNet, batch: Batch) -> Losses:
     """E[e^w / D || sd F(x_t / sd, t) - v_t ||^2 - w] (section 3.1)."""
     x_t = batch.x_t
-    f, w = net(x_t / SIGMA_DATA, batch.t, batch.labels, with_weight=True, drop=batch.drop, seed=batch.drop_seed)
+    f, w = net(x_t / SIGMA_DATA, batch.t, batch.labels, drop=batch.dropout, with_weight=True)
     error = _mean_square(SIGMA_DATA * f - velocity(batch.x0, batch.z, batch.t))
     return Losses(adaptive_loss(error, w), {"velocity_error": error.detach().mean(), "weight": w.detach().mean()})
 
@@ -76,8 +81,11 @@ def data_velocity(batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def teacher_velocity(teacher: TrigFlowNet, batch: Batch) -> Tensor:
-    """dx_t/dt of consistency distillation: the teacher's PF-ODE, sd F_teacher(x_t / sd, t)."""
-    return SIGMA_DATA * teacher(batch.x_t / SIGMA_DATA, batch.t, batch.labels)
+    """dx_t/dt of consistency distillation: the teacher's PF-ODE, sd F_teacher(x_t / sd, t), guided where asked for."""
+    x = batch.x_t / SIGMA_DATA
+    if batch.guidance is None:
+        return SIGMA_DATA * teacher(x, batch.t, batch.labels)
+    return SIGMA_DATA * guided(teacher, x, batch.t, batch.labels, batch.guidance)
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,9 @@ def consistency_loss(net: TrigFlowNet, batch: Batch, dxdt: Tensor, warmup: float
         Dual(x_t / SIGMA_DATA, cos * sin * dxdt),
         Dual(batch.t, speed * SIGMA_DATA),
         batch.labels,
+        guidance=batch.guidance,
+        drop=batch.dropout,
         with_weight=True,
-        drop=batch.drop,
-        seed=batch.drop_seed,
     )
     f_stop = f.value.detach()
     g = -(cos**2) * (SIGMA_DATA * f_stop - dxdt) - warmup * (cos * sin * x_t + f.tangent)

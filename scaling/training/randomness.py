@@ -29,8 +29,7 @@ def normals(seed: int, purpose: str, first: int, count: int, width: int, device:
     """
     pairs = math.ceil(width / 2)
     counts = math.ceil(pairs / WORDS_PER_COUNT)
-    generator = np.random.Philox(key=[derive_seed(seed, purpose), 0], counter=[first * counts, 0, 0, 0])
-    words = generator.random_raw(count * counts * WORDS_PER_COUNT).view(np.uint32)
+    words = _words(seed, purpose, first, count, counts).view(np.uint32)
     uniform = torch.from_numpy(words.astype(np.float32)).to(device).add_(0.5).mul_(2.0**-32)
     pair = uniform.reshape(count, counts * WORDS_PER_COUNT, 2)
     # float32 rounds the largest words to 1 exactly; log(1) = 0 is a valid radius.
@@ -38,3 +37,21 @@ def normals(seed: int, purpose: str, first: int, count: int, width: int, device:
     angle = pair[..., 1] * (2 * math.pi)
     both = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
     return both.flatten(1)[:, :width]
+
+
+def uniforms(seed: int, purpose: str, first: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """U[0, 1) numbers [count] of the samples at positions first .. first + count - 1, float32 of 24 random bits."""
+    words = _words(seed, purpose, first, count, 1)[::WORDS_PER_COUNT]
+    return torch.from_numpy((words >> np.uint64(40)).astype(np.float32)).mul_(2.0**-24).to(device)
+
+
+def keys(seed: int, purpose: str, first: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Words random in all bits [count], int64, of the samples at positions first .. first + count - 1."""
+    words = _words(seed, purpose, first, count, 1)[::WORDS_PER_COUNT]
+    return torch.from_numpy(words.view(np.int64).copy()).to(device)
+
+
+def _words(seed: int, purpose: str, first: int, count: int, counts: int) -> np.ndarray:
+    """uint64 [count * counts * WORDS_PER_COUNT]: `counts` steps of the counter for each sample."""
+    generator = np.random.Philox(key=[derive_seed(seed, purpose), 0], counter=[first * counts, 0, 0, 0])
+    return generator.random_raw(count * counts * WORDS_PER_COUNT)

@@ -149,7 +149,7 @@ def test_published_tables_are_found_unless_a_file_stands_there(tmp_path: Path, m
 @pytest.mark.parametrize("name", ["published/other.csv", "scm-imagenet512.csv", "published/../table.py"])
 def test_unknown_tables_list_the_known(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TableError, match=r"no such file; published tables are published/scm-imagenet512\.csv"):
+    with pytest.raises(TableError, match=r"no such file; published tables are .*published/scm-imagenet512\.csv"):
         resolve_table(name)
 
 

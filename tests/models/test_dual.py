@@ -4,48 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
+from models.dropout import Dropout, dropout
 from models.dual import Dual
-from models.primitives import clip, dropout, mp_cat, mp_silu, mp_sum, pixel_norm, resample
+from models.network import NetworkConfig
+from models.primitives import clip, mp_cat, mp_silu, mp_sum, pixel_norm, resample
 from models.trigflow import T_MAX, TrigFlowNet
-from models.unet import NetworkConfig
-
-CONFIG = NetworkConfig(8, 4, 10, 16, (1, 2), 1, (4,), head_channels=8)
+from tests.models.networks import CONFIG, KINDS, dual_forward, inputs, network
 
 
-def network(dtype: torch.dtype = torch.float64) -> TrigFlowNet:
-    """A small network whose gains are not zero, so that every path counts."""
-    net = TrigFlowNet(CONFIG)
-    net.reset_parameters(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            if name.endswith("gain"):
-                parameter.fill_(0.7)
-    return net.to(dtype)
-
-
-def inputs(dtype: torch.dtype = torch.float64, times: tuple[float, ...] = (0.3, 0.9, 1.5)) -> list[Tensor]:
-    """x, t, their tangents, labels."""
-    generator = torch.Generator().manual_seed(1)
-    n = len(times)
-    x, tx = torch.randn(2, n, 4, 8, 8, generator=generator, dtype=torch.float64).to(dtype)
-    return [x, torch.tensor(times, dtype=dtype), tx, torch.randn(n, generator=generator).to(dtype), torch.arange(n) - 1]
-
-
-def dual_forward(net: TrigFlowNet, drop: float = 0.0) -> tuple[Dual, Tensor]:
-    """F and its tangent, and the weighting."""
-    x, t, tx, tt, labels = inputs(next(net.parameters()).dtype)
-    return net(Dual(x, tx), Dual(t, tt), labels, with_weight=True, drop=drop, seed=5)
-
-
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("times", [(0.3, 0.9, 1.5), (1e-6, 1e-3, T_MAX)])
-def test_network_tangent_equals_forward_mode(times: tuple[float, ...]) -> None:
-    """Value and tangent of the one dual pass agree with torch.func.jvp to 1e-10 in float64."""
-    net = network()
+def test_network_tangent_equals_forward_mode(kind: str, times: tuple[float, ...]) -> None:
+    """Value and tangent of the one dual pass agree with torch.func.jvp to 1e-10 in float64, for the rearranged JVP."""
+    net = network(**KINDS[kind])
     x, t, tx, tt, labels = inputs(times=times)
-    want, want_tangent, *_ = torch.func.jvp(lambda a, b: net(a, b, labels), (x, t), (tx, tt))
-    got, _ = net(Dual(x, tx), Dual(t, tt), labels, with_weight=True)
+    tt = tt * t.cos() * t.sin()  # Algorithm 1's direction: log sigma has no derivative at the ends without it
+    guidance = 1 + t if net.config.guidance else None
+    want, want_tangent, *_ = torch.func.jvp(lambda a, b: net(a, b, labels, guidance=guidance), (x, t), (tx, tt))
+    got, _ = net(Dual(x, tx), Dual(t, tt), labels, guidance=guidance, with_weight=True)
     torch.testing.assert_close(got.value, want, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(got.tangent, want_tangent, rtol=1e-10, atol=1e-10)
 
@@ -82,20 +59,28 @@ def test_gradients_of_the_value_are_those_of_the_plain_pass() -> None:
 
 
 def test_value_and_tangent_share_one_dropout_mask() -> None:
-    """With dropout the tangent is that of the masked network, for the same seed, and another seed differs."""
+    """With dropout the tangent is that of the masked network, for the same keys, and other keys differ."""
     net = network()
     x, t, tx, tt, labels = inputs()
-    want = torch.func.jvp(lambda a, b: net(a, b, labels, drop=0.3, seed=5), (x, t), (tx, tt))
-    got, _ = dual_forward(net, drop=0.3)
+    drop = Dropout(0.3, torch.arange(3) * 12345)
+    want = torch.func.jvp(lambda a, b: net(a, b, labels, drop=drop), (x, t), (tx, tt))
+    got, _ = dual_forward(net, drop)
     torch.testing.assert_close(tuple(got), want, rtol=1e-10, atol=1e-10)
-    assert not torch.equal(net(x, t, labels, drop=0.3, seed=500), got.value)
+    assert not torch.equal(net(x, t, labels, drop=drop._replace(keys=drop.keys + 1)), got.value)
+    assert torch.equal(net(x, t, labels, drop=drop), got.value)
 
 
-def test_no_weight_changes_in_a_forward_pass() -> None:
-    """Forced weight normalisation happens after the optimizer's step, never inside forward."""
-    net = network()
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_weight_changes_in_a_forward_pass(kind: str) -> None:
+    """Forced weight normalisation happens after the optimizer's step, never inside forward: in train mode, under
+    torch.func.jvp and in the dual pass, every parameter and buffer stays.
+    """
+    net = network(**KINDS[kind]).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     dual_forward(net)
+    x, t, tx, tt, labels = inputs()
+    guidance = 1 + t if net.config.guidance else None
+    torch.func.jvp(lambda a, b: net(a, b, labels, guidance=guidance), (x, t), (tx, tt))
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
@@ -115,7 +100,7 @@ PRIMITIVES = {
     "down": lambda x: resample(x, "down"),
     "up": lambda x: resample(x, "up"),
     "clip": lambda x: clip(x, 0.5),
-    "dropout": lambda x: dropout(x, 0.4, 3),
+    "dropout": lambda x: dropout(x, Dropout(0.4, torch.arange(3))),
 }
 
 
@@ -126,22 +111,6 @@ def test_primitive_tangents(name: str) -> None:
     x, _, tx, *_ = inputs()
     want = torch.func.jvp(op, (x,), (tx,))
     torch.testing.assert_close(tuple(op(Dual(x, tx))), want, rtol=1e-11, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["pixel_norm", "mp_silu", "mp_sum", "mp_cat"])
-def test_primitives_preserve_magnitude(name: str) -> None:
-    """Inputs of magnitude one give outputs of magnitude one."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 8, 64, 32, 32, generator=generator)
-    ops = {
-        "pixel_norm": lambda: pixel_norm(3 * a),
-        "mp_silu": lambda: mp_silu(a),
-        "mp_sum": lambda: mp_sum(a, b, 0.3),
-        "mp_cat": lambda: mp_cat(a, b),
-    }
-    result = ops[name]()
-    assert isinstance(result, Tensor)
-    assert result.square().mean().sqrt().item() == pytest.approx(1, abs=0.01)
 
 
 def test_initial_network_is_the_zero_function() -> None:

@@ -263,6 +263,12 @@ def prepare_homes(path: Path) -> Homes:
 
 
 @pytest.fixture
+def homes_of() -> Callable[[Path], Homes]:
+    """Prepare the study in a file without running it."""
+    return prepare_homes
+
+
+@pytest.fixture
 def homes(tmp_path: Path, write_study: WriteStudy) -> Homes:
     """The tiny study, prepared but not run."""
     return prepare_homes(write_study(tmp_path))

@@ -48,7 +48,12 @@ MISTAKES = {
         ["by_size.xs.teacher.stepz=3"],
         ["study.yaml: by_size.xs.teacher", "stepz: unknown key (value 3)", "did you mean 'steps'?"],
     ),
-    "by size, method": (["by_size.xs.sdc.steps=3"], ["by_size.xs.sdc", "'teacher', 'scd' or 'sct'", "value 'sdc'"]),
+    "by size, method": (["by_size.xs.sdc.steps=3"], ["by_size.xs.sdc", "'teacher', 'scd', 'sct'", "value 'sdc'"]),
+    "by size, sampling": (["by_size.xs.sampling.seed=-1"], ["by_size.xs.sampling", "seed: ", "(value -1)"]),
+    "by size, ema": (
+        ["by_size.xs.ema.sigma_rel=[0.05]"],
+        ["sampling.teacher_ema: 0.1 is not among ema.sigma_rel [0.05]: add it there (size xs)"],
+    ),
     "by size, size": (["by_size.m.scd.steps=3"], ["by_size: 'm' is not in sizes ['xs']"]),
     "type": (["teacher.steps=many"], ["teacher.steps: ", "valid integer", "(value 'many')"]),
     "type of a list": (["seeds=one"], ["seeds: ", "valid tuple", "(value 'one')"]),
@@ -57,7 +62,11 @@ MISTAKES = {
     "not finite": (["teacher.lr=.nan"], ["teacher.lr: ", "finite number (value nan)"]),
     "width": (["ema.sigma_rel=[0.3]"], ["ema.sigma_rel.0: ", "less than 0.28 (value 0.3)"]),
     "missing": (["teacher={lr: 0.1}"], ["study.yaml", "teacher.steps: is required and missing"]),
-    "two at once": (["seedz=1", "teacher.steps=0"], ["seedz: unknown key", "teacher.steps: ", "(value 0)"]),
+    "two at once": (["seedz=1", "teacher.steps=-1"], ["seedz: unknown key", "teacher.steps: ", "(value -1)"]),
+    "no teacher at all": (
+        ["teacher.steps=0"],
+        ["teacher.steps: is 0, which takes a network as it is, and teacher.weights names none: set steps above 0"],
+    ),
     "no equals sign": (["teacher.steps"], ["override 'teacher.steps'", "write it as key=value"]),
     "no key": (["=3"], ["override '=3'", "write it as key=value"]),
     "into a value": (["name.first=x"], ["override 'name.first=x'", "name holds 'tiny', not a section"]),
@@ -68,10 +77,41 @@ MISTAKES = {
     "family file": (["family=none.yaml"], ["none.yaml: no such file"]),
     "encoder": (["data.encoder=fashion-s2d"], ["data.encoder", "'fashion-s2d'", "did you mean 'fashion-s2d-v1'?"]),
     "no teacher": (["methods=[scd, sct]"], ["methods: add teacher"]),
-    "method": (["methods=[teacher, scdd]"], ["methods.1: ", "'teacher', 'scd' or 'sct' (value 'scdd')"]),
+    "method": (["methods=[teacher, scdd]"], ["methods.1: ", "'teacher', 'scd', 'sct' or 'vsd' (value 'scdd')"]),
     "no section": (["scd=null"], ["scd: methods names it but the file has no section scd: add one"]),
     "teacher_ema": (["scd.teacher_ema=0.2"], ["scd.teacher_ema: 0.2 is not among ema.sigma_rel [0.1]: add it there"]),
     "sampled ema": (["sampling.student_ema=0.2"], ["sampling.student_ema: 0.2 is not among ema.sigma_rel [0.1]"]),
+    "guidance falls": (["scd.guidance=[2, 1]"], ["scd: guidance: [2.0, 1.0] falls: write [low, high]"]),
+    "guidance of sct": (["sct.guidance=[1, 2]"], ["sct.guidance: consistency training has no teacher", "remove it"]),
+    "guidance of students": (["scd.guidance=[1, 2]"], ["teacher.label_dropout: is 0, but scd.guidance needs"]),
+    "guidance of the teacher": (
+        ["sampling.teacher_guidance=1.4"],
+        ["teacher.label_dropout: is 0, but sampling.teacher_guidance needs", "the paper takes 0.1"],
+    ),
+    "less than no guidance": (["sampling.teacher_guidance=0.5"], ["sampling.teacher_guidance: ", "(value 0.5)"]),
+    "no strength": (
+        ["scd.guidance=[1, 2]", "teacher.label_dropout=0.1", "sampling.student_guidance={1: 1.5}"],
+        ["sampling.student_guidance: has strengths for steps [1], but", "sampled in steps [1, 2]: give one strength"],
+    ),
+    "strength for nobody": (
+        ["sampling.student_guidance={1: 1.5}"],
+        ["sampling.student_guidance: has strengths for steps [1], but", "sampled in steps []"],
+    ),
+    "strength unseen": (
+        ["scd.guidance=[1, 2]", "teacher.label_dropout=0.1", "sampling.student_guidance={1: 2.5, 2: 1}"],
+        ["sampling.student_guidance: 2.5 is outside scd.guidance [1.0, 2.0]", "choose one inside"],
+    ),
+    "vsd alone": (["methods=[teacher, vsd]"], ["methods: add scd: vsd starts from the sCD student"]),
+    "vsd, no section": (["methods=[teacher, scd, vsd]"], ["vsd: methods names it but the file has no section vsd"]),
+    "start of vsd": (
+        ["vsd={steps: 3, lr: 0.1, start: scratch}"],
+        ["vsd.start: unknown key (value 'scratch')"],
+    ),
+    "vsd with other guidance": (
+        ["methods=[teacher, scd, vsd]", "vsd={steps: 3, lr: 0.1, teacher_ema: 0.1, guidance: [1, 2]}"],
+        ["vsd.guidance: give it where scd.guidance is given, and only there"],
+    ),
+    "strategy": (["launch.strategy=zero4"], ["launch.strategy: ", "'zero3' (value 'zero4')"]),
     "held out": (["data.held_out=null"], ["data: held_out: name held-out shards"]),
     "name": (["name=../up"], ["name: ", "(value '../up')"]),
     "device": (["launch.device=gpu"], ["launch.device: ", "'auto', 'cpu' or 'cuda' (value 'gpu')"]),
@@ -113,7 +153,44 @@ def test_an_override_of_one_section_leaves_its_alias_alone(tmp_path: Path, write
     path = write_study(tmp_path)
     assert "sct: *" in path.read_text()
     plan = json.loads(cli("study", "plan", path, "--json", "scd.steps=7").out)
-    assert [run["images"] for run in plan] == [30 * 16, 7 * 16, 18 * 16]
+    assert [run["images"] for run in plan["runs"]] == [30 * 16, 7 * 16, 18 * 16]
+
+
+def test_guidance_without_classes(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    nano = yaml.safe_load((Path(__file__).parents[2] / "configs" / "family" / "nano.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**nano, "common": {**nano["common"], "num_classes": 0}}))
+    path = write_study(tmp_path, family=str(tmp_path / "mine.yaml"), teacher={"label_dropout": 0.1})
+    result = cli("study", "run", path, "sampling.teacher_guidance=1.5")
+    assert_refused(result, "guidance: num_classes of size 'xs' of family 'nano' is 0", "guidance needs classes")
+
+
+# What can be planned but not run: the overrides, and the line that each key gets in the refusal.
+NOT_YET = {
+    "methods": (["vsd={steps: 3, lr: 0.1, teacher_ema: 0.1}", "methods=[teacher, scd, vsd]"], "methods: vsd cannot be"),
+    "precision": (["precision=fp16"], "precision: there is no loss scaling: set bf16 or fp32 (value 'fp16')"),
+    "encoder": (["data.encoder=sd-vae-ft-mse-v1"], "data.encoder: its VAE cannot make images to judge"),
+    "metric": (["evaluation.metric=fid"], "evaluation.metric: FID cannot be measured: set fd-fashion"),
+    "repeats": (["evaluation.repeats=3"], "evaluation.repeats: one set of samples is judged: set 1 (value 3)"),
+    "devices": (["launch.devices=2"], "launch.devices: a run takes one device: set 1 (value 2)"),
+    "strategy": (["launch.strategy=ddp"], "launch.strategy: a run takes one device"),
+    "microbatch": (["launch.microbatch=8"], "launch.microbatch: a batch is one pass: set 0 (value 8)"),
+}
+
+
+@pytest.mark.parametrize("key", NOT_YET)
+def test_what_cannot_run_yet(tmp_path: Path, write_study: Fixture, cli: Fixture, key: str) -> None:
+    overrides, line = NOT_YET[key]
+    result = cli("study", "run", write_study(tmp_path), *overrides)
+    assert_refused(result, "study 'tiny' can be planned, but this version cannot run it:", line)
+    assert len(result.err.strip().splitlines()) == 2
+    assert files(tmp_path) == ["study.yaml"]
+
+
+def test_all_that_cannot_run_yet_is_told_at_once(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    overrides = [override for changes, _ in NOT_YET.values() for override in changes]
+    result = cli("study", "run", write_study(tmp_path), *overrides)
+    assert_refused(result, *(line for _, line in NOT_YET.values()))
+    assert files(tmp_path) == ["study.yaml"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -332,8 +409,8 @@ def test_a_place_where_no_file_can_be(tmp_path: Path, untrained: Path, cli: Fixt
 
 def test_images_of_another_encoder(tmp_path: Path, cli: Fixture) -> None:
     np.savez(tmp_path / "images.npz", images=np.zeros((3, 16, 16), np.uint8), labels=np.arange(3))
-    result = cli("data", "pack", tmp_path / "images.npz", "--to", tmp_path / "to", "--encoder", "sd-vae")
-    assert_refused(result, "--encoder: unknown encoder 'sd-vae'", "fashion-s2d-v1")
+    result = cli("data", "pack", tmp_path / "images.npz", "--to", tmp_path / "to", "--encoder", "none")
+    assert_refused(result, "--encoder: unknown encoder 'none'", "fashion-s2d-v1", "sd-vae-ft-mse-v1")
     assert not (tmp_path / "to").exists()
 
 

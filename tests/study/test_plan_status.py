@@ -27,32 +27,43 @@ Fixture = Any  # conftest.py says what it is; its classes cannot be imported und
 
 
 def test_a_plan_adds_up(tmp_path: Path, write_study: Fixture, cli: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "120")
     path = write_study(tmp_path, sizes=["xs", "s"], seeds=[0, 1], by_size={"s": {"scd": {"steps": 5}}})
     plan = json.loads(cli("study", "plan", path, "--json").out)
-    assert [re.sub("-[0-9a-f]{12}$", "", run["run"]) for run in plan] == [
+    runs = plan["runs"]
+    assert [re.sub("-[0-9a-f]{12}$", "", run["run"]) for run in runs] == [
         f"{method}-{size}" for _ in range(2) for size in ("xs", "s") for method in ("teacher", "scd", "sct")
     ]
-    assert len({run["run"] for run in plan}) == 12
+    assert len({run["run"] for run in runs}) == 12
     # By hand: forward passes a step (backward 2, tangent 1, teacher's velocity 1) and evaluations a sample.
     forwards = {"teacher": 3, "scd": 5, "sct": 4}
     evaluations = {"teacher": 2 * 3 - 1, "scd": 1 + 2, "sct": 1 + 2}
-    for run in plan:
+    for run in runs:
         method, size, _ = run["run"].split("-")
         network = load_family("nano").size(size)
         macs, steps = count_macs(network), {"teacher": 30, "scd": 5 if size == "s" else 18, "sct": 18}[method]
-        assert (run["parameters"], run["macs"]) == (count_parameters(network), macs)
+        assert (run["parameters"], run["forward_macs"]) == (count_parameters(network), macs)
         assert run["images"] == steps * 16
         assert run["train_flops"] == 2 * macs * forwards[method] * steps * 16
-        assert run["sample_flops"] == 2 * macs * evaluations[method] * 100
-        assert run["core_seconds"] * 2 * 3e10 == pytest.approx(run["train_flops"] + run["sample_flops"])
+        assert run["evaluation_flops"] == 2 * macs * evaluations[method] * 100
+        assert run["device_hours"] * 3600 * 6e10 == pytest.approx(run["train_flops"] + run["evaluation_flops"])
+    assert plan["accelerator"]["name"] == "cpu-core"
+    for key, total in plan["totals"].items():
+        assert total == pytest.approx(12 if key == "runs" else sum(run[key] for run in runs))
     table = cli("study", "plan", path, "by_size.s.sct.steps=3000000").out
     assert "study tiny: 12 runs" in table
-    costs = [float(cost.replace(",", "")) for cost in re.findall(r"([\d,]+) s │\n", table)]
-    assert len(costs) == 13
-    assert costs[-1] == pytest.approx(sum(costs[:-1]), abs=10)
-    assert costs[-1] > 100
+    lines = [line.split() for line in table.splitlines() if line.strip()]
+    seconds = [printed_seconds(line[-2:]) for line in lines if re.search("-[0-9a-f]{12}$", line[0])]
+    (total,) = (printed_seconds(line[-2:]) for line in lines if line[0] == "total")
+    assert len(seconds) == 12
+    assert total > 3600
+    assert total == pytest.approx(sum(seconds), rel=0.01)
     assert [entry.name for entry in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def printed_seconds(words: list[str]) -> float:
+    number, unit = words
+    return float(number.replace(",", "")) * {"s": 1, "h": 3600}[unit]
 
 
 def states(cli: Fixture, path: Path) -> list[tuple[str, int]]:
@@ -105,6 +116,12 @@ def test_every_key_is_described(cli: Fixture) -> None:
         row["key"] for row in rows
     }
     assert [row["key"] for row in rows if len(row["meaning"]) < 10 or not row["type"] or not row["default"]] == []
+    types = {row["key"]: row["type"] for row in rows}
+    assert types["scd.guidance"] == "tuple[float, float] | None"
+    assert types["teacher.dropout_max_resolution"] == "int | None"
+    assert types["launch.device"] == "'auto' | 'cpu' | 'cuda'"
+    assert types["sizes"] == "tuple[str, ...]"
+    assert types["launch.folder"] == "Path"
     table = re.sub(r"\s", "", cli("study", "keys").out)
     assert "keysofastudyfile" in table
 
@@ -153,35 +170,46 @@ def identities(content: dict[str, Any]) -> list[str]:
     return [run.spec.identity() for run in runs_of(content)]
 
 
+ALL = ("teacher", "scd", "sct", "vsd")
+STUDENTS = ALL[1:]
 # Another valid value for every key of a study file that a run's result follows from.
 OTHER_VALUES: dict[str, Any] = {
-    **{f"{method}.steps": 31 for method in ("teacher", "scd", "sct")},
-    **{f"{method}.batch": 17 for method in ("teacher", "scd", "sct")},
-    **{f"{method}.lr": 0.011 for method in ("teacher", "scd", "sct")},
-    **{f"{method}.lr_decay_steps": 11 for method in ("teacher", "scd", "sct")},
-    **{f"{method}.lr_rampup_images": 101 for method in ("teacher", "scd", "sct")},
-    **{f"{method}.p_mean": -0.123 for method in ("teacher", "scd", "sct")},
-    **{f"{method}.p_std": 1.23 for method in ("teacher", "scd", "sct")},
-    **{f"{method}.dropout": 0.123 for method in ("teacher", "scd", "sct")},
+    **{f"{method}.steps": 31 for method in ALL},
+    **{f"{method}.batch": 17 for method in ALL},
+    **{f"{method}.lr": 0.011 for method in ALL},
+    **{f"{method}.lr_decay_steps": 11 for method in ALL},
+    **{f"{method}.lr_rampup_images": 101 for method in ALL},
+    **{f"{method}.p_mean": -0.123 for method in ALL},
+    **{f"{method}.p_std": 1.23 for method in ALL},
+    **{f"{method}.dropout": 0.123 for method in ALL},
+    **{f"{method}.dropout_max_resolution": 4 for method in ALL},
+    "teacher.label_dropout": 0.3,
     **{f"{method}.start": "scratch" for method in ("scd", "sct")},
-    **{f"{method}.teacher_ema": 0.05 for method in ("scd", "sct")},
-    **{f"{method}.warmup_steps": 9 for method in ("scd", "sct")},
-    **{f"{method}.tangent": "clip" for method in ("scd", "sct")},
-    **{f"{method}.tangent_norm": "rms" for method in ("scd", "sct")},
-    **{f"{method}.tangent_constant": 0.2 for method in ("scd", "sct")},
+    **{f"{method}.teacher_ema": 0.05 for method in STUDENTS},
+    **{f"{method}.warmup_steps": 9 for method in STUDENTS},
+    **{f"{method}.tangent": "clip" for method in STUDENTS},
+    **{f"{method}.tangent_norm": "rms" for method in STUDENTS},
+    **{f"{method}.tangent_constant": 0.2 for method in STUDENTS},
+    **{f"{method}.guidance": [1, 3] for method in ("scd", "vsd")},
+    "vsd.vsd_p_mean": 0.3,
+    "vsd.vsd_p_std": 1.9,
+    "vsd.vsd_weight": 0.5,
     "seeds": [7],
     "sizes": ["s"],
     "precision": "bf16",
     "by_size": {"xs": {"teacher": {"lr": 0.5}}},
     "ema.sigma_rel": [0.1, 0.05, 0.2],
     "sampling.teacher_steps": 4,
-    "sampling.student_steps": [1],
+    "sampling.teacher_guidance": 1.5,
+    "sampling.student_guidance": {1: 1.5, 2: 1.5},
     "sampling.intermediate_t": 0.9,
     "sampling.teacher_ema": 0.05,
     "sampling.student_ema": 0.05,
     "sampling.batch": 51,
     "sampling.seed": 1,
+    "evaluation.metric": "fid",
     "evaluation.samples": 101,
+    "evaluation.repeats": 3,
     "evaluation.resamples": 21,
     "max_nonfinite_steps": 21,
 }
@@ -196,9 +224,16 @@ FREE_VALUES: dict[str, Any] = {
     "launch.workers": 1,
     "launch.checkpoint_seconds": 5.0,
     "launch.log_every": 7,
+    "launch.accelerator": "h100-80gb",
+    "launch.devices": 2,
+    "launch.strategy": "fsdp2",
+    "launch.microbatch": 4,
+    "launch.activation_checkpointing": True,
 }
-# The family counts by the networks in it, methods by which runs there are; encoder and metric have one value so far.
-OTHERWISE = {"family", "methods", "data.encoder", "evaluation.metric"}
+# The family counts by the networks in it, methods by which runs there are, the encoder beside the data's content,
+# weights by theirs (test_weights.py); sCT is refused guidance, and students with guidance need one strength for each
+# number of steps.
+OTHERWISE = {"family", "methods", "data.encoder", "teacher.weights", "sct.guidance", "sampling.student_steps"}
 
 
 def changed(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -207,25 +242,60 @@ def changed(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def both_profiles(content: dict[str, Any]) -> dict[str, Any]:
-    return changed(content, "ema.sigma_rel", [0.1, 0.05])
+def everything(content: dict[str, Any]) -> dict[str, Any]:
+    """The tiny study with every method, two averages, and guidance."""
+    content = {**content, "methods": [*ALL], "vsd": {**content["scd"], "guidance": [1, 2]}}
+    for key, value in {
+        "ema.sigma_rel": [0.1, 0.05],
+        "teacher.label_dropout": 0.1,
+        "scd.guidance": [1, 2],
+        "sampling.student_guidance": {1: 1.5, 2: 1.4},
+    }.items():
+        content = changed(content, key, value)
+    return content
 
 
 def test_every_key_is_in_one_list() -> None:
     assert sorted([*OTHER_VALUES, *FREE_VALUES, *OTHERWISE]) == sorted(key for key, *_ in describe(StudyConfig))
 
 
+# Which runs stay the same (teacher, sCD, sCT, VSD) when a key of one method changes: VSD starts from sCD.
+UNCHANGED = {
+    "scd": [True, False, True, False],
+    "sct": [True, True, False, True],
+    "vsd": [True, True, True, False],
+}
+
+
 @pytest.mark.parametrize("key", OTHER_VALUES)
-def test_a_key_that_changes_results_makes_another_run(both_profiles: dict[str, Any], key: str) -> None:
-    """Of its own method; of the students too where it is the teacher's, for they start from it."""
-    before, after = identities(both_profiles), identities(changed(both_profiles, key, OTHER_VALUES[key]))
-    unchanged = {"scd": [True, False, True], "sct": [True, True, False]}.get(key.partition(".")[0], [False] * 3)
+def test_a_key_that_changes_results_makes_another_run(everything: dict[str, Any], key: str) -> None:
+    """Of its own method; of those too that start from it."""
+    before, after = identities(everything), identities(changed(everything, key, OTHER_VALUES[key]))
+    unchanged = UNCHANGED.get(key.partition(".")[0], [False] * 4)
     assert [a == b for a, b in zip(before, after, strict=True)] == unchanged
 
 
+def test_steps_of_students_make_other_runs(content: dict[str, Any]) -> None:
+    after = identities(changed(content, "sampling.student_steps", [1]))
+    assert set(after).isdisjoint(identities(content))
+
+
 @pytest.mark.parametrize("key", FREE_VALUES)
-def test_a_key_that_changes_no_result_keeps_the_run(both_profiles: dict[str, Any], key: str) -> None:
-    assert identities(changed(both_profiles, key, FREE_VALUES[key])) == identities(both_profiles)
+def test_a_key_that_changes_no_result_keeps_the_run(everything: dict[str, Any], key: str) -> None:
+    assert identities(changed(everything, key, FREE_VALUES[key])) == identities(everything)
+
+
+@pytest.mark.parametrize("section", ["ema", "sampling"])
+def test_sections_of_one_size_reach_its_runs_alone(content: dict[str, Any], section: str) -> None:
+    changes = {"ema": {"sigma_rel": [0.1, 0.2]}, "sampling": {"teacher_steps": 7}}[section]
+    both = {**content, "sizes": ["xs", "s"]}
+    before, after = runs_of(both), runs_of({**both, "by_size": {"s": {section: changes}}})
+    assert [a.spec == b.spec for a, b in zip(before, after, strict=True)] == [True] * 3 + [False] * 3
+    for run in after[3:]:
+        assert (
+            getattr(run.spec, section).model_dump().items()
+            >= {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}.items()
+        )
 
 
 def test_methods_left_out_leave_the_others_as_they_are(content: dict[str, Any]) -> None:
@@ -251,8 +321,9 @@ def altered(value: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
-def test_every_value_of_a_run_is_in_its_identity(content: dict[str, Any]) -> None:
-    spec = runs_of(content)[1].spec
+@pytest.mark.parametrize("method", ALL)
+def test_every_value_of_a_run_is_in_its_identity(everything: dict[str, Any], method: str) -> None:
+    (spec,) = (run.spec for run in runs_of(everything) if run.spec.method == method)
     plain = spec.model_dump(mode="json")
     seen = {spec.identity()}
     paths = list(leaves(plain))
@@ -269,7 +340,17 @@ def test_every_value_of_a_run_is_in_its_identity(content: dict[str, Any]) -> Non
 
 def test_a_config_file_gives_back_its_run(tmp_path: Path, write_study: Fixture) -> None:
     tiny = {"lr": 1e-05, "p_mean": -0.1 - 0.2, "p_std": 1e22}
-    path = write_study(tmp_path, seeds=[2**40], teacher=tiny, scd=tiny, sct=tiny)
+    guided = {"guidance": [1, 2]}
+    path = write_study(
+        tmp_path,
+        methods=["vsd", "sct", "teacher", "scd"],
+        seeds=[2**40],
+        teacher={**tiny, "label_dropout": 0.1},
+        scd={**tiny, **guided},
+        sct=tiny,
+        vsd={**tiny, **guided, "steps": 5, "teacher_ema": 0.1},
+        sampling={"teacher_guidance": 1.5, "student_guidance": {1: 1.5, 2: 1.25}},
+    )
     study = open_study(path)
     for run in expand(study.config, study.family, DATA):
         file = RunFile(

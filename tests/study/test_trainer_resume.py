@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+import models.unet
 from data_pipeline.reader import LatentReader
+from models.dropout import Dropout
 from scaling.config import Launch
 from scaling.runs import RunData, RunSpec, expand
 from scaling.study import open_study
 from scaling.training import checkpoint
 from scaling.training.loop import Interrupted, Trainer, TrainingError, train
 from scaling.training.metrics import MetricsLog, read_metrics
+from scaling.training.start import Origin, averaged_weights
 
 STEPS = 6
 CPU = torch.device("cpu")
@@ -34,7 +37,10 @@ def _one_thread() -> Iterator[None]:
 
 
 class Small:
-    """Six steps of the tiny study's runs, with dropout and two averages; the teacher's checkpoint is of its second."""
+    """Six steps of the tiny study's runs, with all that is random in training: dropout, dropped labels and guidance.
+
+    The teacher's checkpoint is of its second step.
+    """
 
     def __init__(self, specs: dict[str, RunSpec], launch: Launch, shards: Path, folder: Path) -> None:
         self.specs, self.launch, self.folder = specs, launch, folder
@@ -42,10 +48,13 @@ class Small:
         teacher = Trainer(specs["teacher"], self.reader, None, CPU)
         for _ in range(2):
             teacher.train_step()
-        self.teacher = self.saved(teacher)
+        self.teacher = Origin(teacher.net.config, averaged_weights(self.saved(teacher), 0.1))
+
+    def origin(self, method: str) -> Origin | None:
+        return None if method == "teacher" else self.teacher
 
     def trainer(self, method: str) -> Trainer:
-        return Trainer(self.specs[method], self.reader, self.teacher, CPU)
+        return Trainer(self.specs[method], self.reader, self.origin(method), CPU)
 
     def saved(self, trainer: Trainer) -> checkpoint.Checkpoint:
         folder = self.folder / trainer.spec.method
@@ -57,14 +66,22 @@ class Small:
 
     def train(self, method: str, home: Path, should_stop: Callable[[], bool] = lambda: False) -> checkpoint.Checkpoint:
         home.mkdir(exist_ok=True)
-        return train(self.specs[method], home, self.reader, self.teacher, self.launch, CPU, should_stop)
+        return train(self.specs[method], home, self.reader, self.origin(method), self.launch, CPU, should_stop)
 
 
 @pytest.fixture
 def small(tmp_path: Path, write_study: Any, shards: dict[str, str]) -> Small:
     recipe = {"steps": STEPS, "batch": 8, "dropout": 0.2}
     launch = {"log_every": 2, "checkpoint_seconds": 3600}
-    path = write_study(tmp_path, teacher=recipe, scd=recipe, sct=recipe, ema={"sigma_rel": [0.1, 0.05]}, launch=launch)
+    path = write_study(
+        tmp_path,
+        teacher={**recipe, "label_dropout": 0.2},
+        scd={**recipe, "guidance": [1, 2]},
+        sct=recipe,
+        ema={"sigma_rel": [0.1, 0.05]},
+        sampling={"student_guidance": {1: 1.5, 2: 1.5}},
+        launch=launch,
+    )
     study = open_study(path)
     data = RunData(content_sha256="", held_out_sha256="", encoder="fashion-s2d-v1")
     specs = {run.spec.method: run.spec for run in expand(study.config, study.family, data)}
@@ -98,6 +115,38 @@ def test_a_restored_trainer_goes_on_as_the_first_would_have(small: Small, method
     assert [after.train_step() for _ in range(STEPS // 2)] == logged[STEPS // 2 :]
     assert_same(state(at_once), state(after))
     assert any(name.startswith("adam-exp_avg_sq/") and value.any() for name, value in after.tensors().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_dropout_reaches_the_network(small: Small, method: str) -> None:
+    """The same keys give the same loss, other keys another, and no block as coarse as asked for none."""
+    trainer = small.trainer(method)
+    for _ in range(3):
+        trainer.train_step()
+    batch = trainer.batch()
+    assert batch.dropout is not None
+
+    def loss(drop: Dropout | None) -> float:
+        return trainer.loss(replace(batch, dropout=drop)).loss.item()
+
+    assert loss(batch.dropout) == loss(batch.dropout)
+    assert len({loss(batch.dropout), loss(batch.dropout._replace(keys=batch.dropout.keys + 1)), loss(None)}) == 3
+    assert loss(batch.dropout._replace(max_resolution=2)) == loss(None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_activation_checkpointing_changes_nothing(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    plain = small.train(method, tmp_path / "plain")
+    calls: list[int] = []
+    recomputed = models.unet.recomputed
+    monkeypatch.setattr(models.unet, "recomputed", lambda *inputs: (calls.append(1), recomputed(*inputs))[1])
+    small.launch = small.launch.model_copy(update={"activation_checkpointing": True})
+    again = small.train(method, tmp_path / "recomputed")
+    assert_same(plain.tensors, again.tensors)
+    blocks = len(small.trainer(method).net.unet.enc) - 1 + len(small.trainer(method).net.unet.dec)
+    assert len(calls) == STEPS * blocks
 
 
 def poison(trainer: Trainer, steps: set[int]) -> Trainer:

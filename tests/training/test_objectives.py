@@ -53,7 +53,7 @@ class Known(nn.Module):
         self.f = f
         self.shift = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
-    def forward(self, x, t, labels, *, with_weight: bool = False, drop: float = 0.0, seed: int = 0):
+    def forward(self, x, t, labels, *, guidance=None, drop=None, with_weight: bool = False):
         if isinstance(x, Dual):
             value, tangent, *_ = torch.func.jvp(self.f, (x.value, t.value), (x.tangent, t.tangent))
             return Dual(value + self.shift, tangent.detach()), torch.zeros_like(t.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -9,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.training.randomness import derive_seed, normals
+from scaling.training.randomness import derive_seed, keys, normals, uniforms
 
 
 @settings(max_examples=30, deadline=None)
@@ -30,6 +32,28 @@ def test_distribution_is_normal() -> None:
     assert x.pow(4).mean().item() == pytest.approx(3, abs=0.05)
     assert abs(np.corrcoef(x[:, 0::2].flatten(), x[:, 1::2].flatten())[0, 1]) < 0.01
     assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("draw", [uniforms, keys])
+@settings(max_examples=20, deadline=None)
+@given(first=st.integers(0, 2**40), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5))
+def test_splits_of_single_numbers_concatenate(draw: Any, first: int, sizes: list[int]) -> None:
+    """One number a position, however positions are split."""
+    starts = [first + sum(sizes[:i]) for i in range(len(sizes))]
+    pieces = [draw(7, "s", start, size) for start, size in zip(starts, sizes, strict=True)]
+    assert torch.equal(torch.cat(pieces), draw(7, "s", first, sum(sizes)))
+
+
+def test_single_numbers_are_uniform() -> None:
+    """Kolmogorov-Smirnov over 20,000 numbers; each bit of a key is set in half of them, and none recurs."""
+    u = uniforms(0, "s", 0, 20_000)
+    assert scipy.stats.kstest(u.double().numpy(), "uniform").pvalue > 1e-3
+    assert u.max() < 1
+    words = keys(0, "s", 0, 20_000)
+    bits = words[:, None] >> torch.arange(64) & 1
+    assert (bits.double().mean(0) - 0.5).abs().max() < 0.02
+    assert len(words.unique()) == 20_000
+    assert not torch.equal(keys(1, "s", 0, 4), words[:4])
 
 
 def test_seeds_purposes_and_positions_differ() -> None:

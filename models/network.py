@@ -1,0 +1,84 @@
+"""The shape of a network: widths, levels, and how it is told the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SIGMA_DATA = 0.5  # the standard deviation that all data are scaled to
+
+TimeInput = Literal["t", "log_sigma"]
+EmbeddingKind = Literal["positional", "fourier"]
+ModulationNorm = Literal["none", "double"]
+
+# The two networks of the study: EDM2's own (config G), and its TrigFlow version (sCM, section 4.1).
+FLAVOURS: dict[str, dict[str, Any]] = {
+    "edm2": {"time_input": "log_sigma", "time_embedding": "fourier", "modulation_norm": "none"},
+    "trigflow": {"time_input": "t", "time_embedding": "positional", "modulation_norm": "double"},
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "time_input": ("t", "log_sigma"),
+    "time_embedding": ("positional", "fourier"),
+    "modulation_norm": ("none", "double"),
+}
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of one network. Widths are in channels, resolutions in latent pixels.
+
+    time_input: c_noise, what the embedding sees: t, or EDM's ln(sigma) / 4 with sigma = sigma_data tan t.
+    time_embedding: "positional" (slopes of at most 1), or "fourier" with frequencies 2 pi fourier_scale N(0, 1).
+    modulation_norm: the factor of the features is 1 + emb ("none"), or that divided by its RMS ("double").
+    guidance: whether the network takes a guidance strength s beside t.
+
+    Raises ValueError naming the number that does not fit.
+    """
+
+    resolution: int
+    latent_channels: int
+    num_classes: int
+    model_channels: int
+    channel_mult: tuple[int, ...]
+    blocks_per_level: int
+    attention_resolutions: tuple[int, ...]
+    head_channels: int = 64
+    time_input: TimeInput = "t"
+    time_embedding: EmbeddingKind = "positional"
+    fourier_scale: float = 1.0
+    modulation_norm: ModulationNorm = "double"
+    guidance: bool = False
+
+    def __post_init__(self) -> None:
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise ValueError(f"{key} {getattr(self, key)!r} is unknown: choose one of {', '.join(choices)}")
+        self._check_resolution()
+        self._check_widths()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, the finest first."""
+        return tuple(self.model_channels * mult for mult in self.channel_mult)
+
+    def _check_resolution(self) -> None:
+        halvings = len(self.channel_mult) - 1
+        if self.resolution % 2**halvings:
+            raise ValueError(
+                f"resolution {self.resolution} does not divide by {2**halvings}: "
+                f"channel_mult {list(self.channel_mult)} halves it {halvings} times"
+            )
+        levels = [self.resolution >> level for level in range(halvings + 1)]
+        for resolution in self.attention_resolutions:
+            if resolution not in levels:
+                raise ValueError(f"attention_resolutions {resolution} is no level: the levels are {levels}")
+
+    def _check_widths(self) -> None:
+        if self.model_channels % 2:
+            raise ValueError(f"model_channels {self.model_channels} is odd: a time embedding needs an even number")
+        for level, width in enumerate(self.widths):
+            if self.resolution >> level in self.attention_resolutions and width % self.head_channels:
+                raise ValueError(
+                    f"width {width} at resolution {self.resolution >> level} does not divide into heads of "
+                    f"head_channels {self.head_channels}: change model_channels or head_channels"
+                )

@@ -1,0 +1,138 @@
+"""The plan of a study: cost and memory of every run, and what a budget buys. Nothing runs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from scaling.config import ConfigError, Launch, StudyConfig
+from scaling.plan.accelerators import DEFAULT, Accelerator, get_accelerator
+from scaling.plan.budget import Choice, Work, common_fraction, whole_sizes
+from scaling.plan.costs import Cost, cost
+from scaling.plan.devices import Placement, check_devices, placements
+from scaling.plan.memory import STRATEGIES, Strategy, checkpoint_bytes
+from scaling.plan.rate import Rate, assumed_rate, measured_rate
+from scaling.runs import Run, RunSpec
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be said beside the study file. None takes the study's own key under launch, or the default."""
+
+    accelerator: str | None = None
+    devices: int | None = None
+    utilisation: float | None = None
+    measured: Path | None = None
+    microbatch: int | None = None
+    strategy: str | None = None
+    budget_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One run: its work, the bytes of one checkpoint, and its memory under each strategy."""
+
+    name: str
+    spec: RunSpec
+    cost: Cost
+    checkpoint_bytes: int
+    placements: tuple[Placement, ...]
+
+    @property
+    def work(self) -> Work:
+        """What the run takes of a budget."""
+        cost = self.cost
+        step_flops = cost.train_flops // max(cost.steps, 1)  # a run of imported weights has no steps
+        return Work(self.name, self.spec.size, cost.forward_macs, cost.steps, step_flops, cost.evaluation_flops)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study costs on one kind of device.
+
+    strategy: the sharding whose memory is shown in parts. activation_checkpointing: whether training FLOPs hold the
+    recomputed forward passes.
+    """
+
+    study: str
+    precision: str
+    accelerator: Accelerator
+    rate: Rate
+    devices: int
+    activation_checkpointing: bool
+    strategy: Strategy
+    runs: tuple[RunPlan, ...]
+    budget_hours: float | None
+
+    @cached_property
+    def choices(self) -> dict[str, Choice]:
+        """What the budget buys, each way; empty without a budget."""
+        if self.budget_hours is None:
+            return {}
+        hours = self.budget_hours
+        works = [run.work for run in self.runs]
+
+        def fits(flops: int) -> bool:
+            return self.rate.hours(flops) <= hours
+
+        return {"whole_sizes": whole_sizes(works, fits), "common_fraction": common_fraction(works, fits)}
+
+
+def build_plan(config: StudyConfig, runs: Sequence[Run], options: Options) -> Plan:
+    """Count all runs of a study. ConfigError names the option or key whose value cannot be."""
+    launch = _launch(config.launch, options)
+    accelerator = get_accelerator(launch.accelerator or DEFAULT)
+    if options.budget_hours is not None and not options.budget_hours > 0:
+        raise ConfigError(f"--budget {options.budget_hours}: give a number of device-hours above 0")
+    rate = _rate(accelerator, config.precision, options)
+    chosen = _strategy(launch.strategy, launch.devices)
+    shown = STRATEGIES if options.strategy is None and accelerator.memory_bytes is not None else (chosen,)
+    for run in runs:
+        check_devices(run.spec, launch.devices, launch.microbatch)
+    return Plan(
+        study=config.name,
+        precision=config.precision,
+        accelerator=accelerator,
+        rate=rate,
+        devices=launch.devices,
+        activation_checkpointing=launch.activation_checkpointing,
+        strategy=chosen,
+        runs=tuple(_plan_run(run.spec, accelerator, shown, launch) for run in runs),
+        budget_hours=options.budget_hours,
+    )
+
+
+def _launch(launch: Launch, options: Options) -> Launch:
+    """The section `launch` with what the options change; what they hold is checked where it is used."""
+    given = {key: getattr(options, key) for key in ("accelerator", "devices", "microbatch", "strategy")}
+    return launch.model_copy(update={key: value for key, value in given.items() if value is not None})
+
+
+def _plan_run(spec: RunSpec, accelerator: Accelerator, shown: Sequence[Strategy], launch: Launch) -> RunPlan:
+    return RunPlan(
+        name=spec.name(),
+        spec=spec,
+        cost=cost(spec, checkpointing=launch.activation_checkpointing),
+        checkpoint_bytes=checkpoint_bytes(spec.network_config(), len(spec.ema.sigma_rel), spec.method),
+        placements=tuple(placements(spec, accelerator, shown, launch.devices, launch.microbatch)),
+    )
+
+
+def _strategy(name: str, devices: int) -> Strategy:
+    """The strategy of that name; auto is ddp on one device and fsdp2 on several."""
+    if name == "auto":
+        return "ddp" if devices == 1 else "fsdp2"
+    for strategy in STRATEGIES:
+        if name == strategy:
+            return strategy
+    raise ConfigError(f"strategy: unknown {name!r}: known are auto, {', '.join(STRATEGIES)}")
+
+
+def _rate(accelerator: Accelerator, precision: str, options: Options) -> Rate:
+    if options.measured is None:
+        return assumed_rate(accelerator, precision, options.utilisation)
+    if options.utilisation is not None:
+        raise ConfigError("--utilisation, --measured: give one of them")
+    return measured_rate(accelerator, precision, options.measured)

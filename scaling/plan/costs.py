@@ -1,0 +1,135 @@
+"""What one run computes: parameters, multiply-adds, images, training and evaluation.
+
+MACs count a multiply-add once; FLOPs are twice the MACs. Counted are convolutions, linear layers and attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from models.encoders import get_encoder
+from models.family import count_macs, count_parameters
+from models.network import NetworkConfig
+from scaling.config import Method, StudentRecipe
+from scaling.generate import sampler_steps
+from scaling.plan.shapes import ShapesOnly
+from scaling.runs import RunSpec
+
+# FLOP/s that one CPU core of 2022 was seen to give a small U-Net; only ratios of estimates matter.
+CORE_FLOPS = 6e10
+
+FORWARD, TANGENT, BACKWARD = 1, 1, 2  # by multiply-adds, in forward passes
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trainable parameters, and the MACs of one forward pass of one sample."""
+
+    parameters: int
+    forward_macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run computes; FLOPs are twice the MACs.
+
+    step_forwards: forward passes that a training step costs by multiply-adds. images: samples seen in training.
+    nfe: network evaluations a sample of each sampler, by its number of steps. sample_macs: of one sample of each
+    sampler, decoding included. sampling_flops, decoding_flops: of all samples that are judged.
+    """
+
+    parameters: int
+    forward_macs: int
+    step_forwards: int
+    steps: int
+    images: int
+    train_flops: int
+    nfe: dict[int, int]
+    sample_macs: dict[int, float]
+    sampling_flops: int
+    decoding_flops: int
+
+    @property
+    def evaluation_flops(self) -> int:
+        """Sampling and decoding; the features of the metric are not counted."""
+        return self.sampling_flops + self.decoding_flops
+
+    @property
+    def flops(self) -> int:
+        """Training and evaluation."""
+        return self.train_flops + self.evaluation_flops
+
+
+def count(network: NetworkConfig) -> Counts:
+    """Parameters, and MACs from the two counts that serve every width of a family.
+
+    Every width is a multiple of model_channels, so the MACs of a layer grow with it or with its square: two counts give
+    both factors, exactly. The guidance input adds one linear layer on one vector a sample: as many MACs as weights.
+    """
+    widths = network.widths
+    added = widths[0] * max(widths) if network.guidance else 0
+    unit = 2 * network.head_channels  # divides into heads, and into a time embedding, at every level
+    shape = replace(network, guidance=False, model_channels=unit)
+    once, twice = _forward_macs(shape), _forward_macs(replace(shape, model_channels=2 * unit))
+    width = network.model_channels
+    square, linear = (twice - 2 * once) * width * width, (4 * once - twice) * unit * width
+    return Counts(count_parameters(network), (square + linear) // (2 * unit * unit) + added)
+
+
+@lru_cache
+def _forward_macs(network: NetworkConfig) -> int:
+    with ShapesOnly():
+        return count_macs(network)
+
+
+def step_forwards(method: Method, *, guided: bool, checkpointing: bool) -> int:
+    """Forward passes that one training step costs by multiply-adds: a tangent counts one, a backward pass two.
+
+    Teacher: forward, backward. sCT: forward with tangent, backward. sCD: the same after the teacher's velocity (two
+    evaluations with guidance). sCD with VSD: an sCD step; a sample of the generator with backward, judged by the
+    (guided) teacher and the fake-score network; and one update of the fake-score network. The paper says that the
+    fake-score network is updated once per update of the generator; that the sample of the VSD loss is a pass of its own
+    is our reading. `checkpointing`: every backward pass computes the values, not the tangents, once more.
+    """
+    score = 2 * FORWARD if guided else FORWARD
+    update = FORWARD + BACKWARD + (FORWARD if checkpointing else 0)
+    consistency = update + TANGENT
+    return {
+        "teacher": update,
+        "sct": consistency,
+        "scd": score + consistency,
+        "vsd": score + consistency + (update + score + FORWARD) + update,
+    }[method]
+
+
+def is_guided(spec: RunSpec) -> bool:
+    """Whether the run distils a guided teacher."""
+    return isinstance(spec.recipe, StudentRecipe) and spec.recipe.guidance is not None
+
+
+def cost(spec: RunSpec, *, checkpointing: bool = False) -> Cost:
+    """Count one run's work. All passes are charged at the MACs of the run's own network."""
+    counts = count(spec.network_config())
+    forwards = step_forwards(spec.method, guided=is_guided(spec), checkpointing=checkpointing)
+    images = spec.recipe.steps * spec.recipe.batch
+    nfe = sampler_steps(spec)
+    judged = spec.evaluation.samples * spec.evaluation.repeats
+    decoder = get_encoder(spec.data.encoder).decoder_macs
+    return Cost(
+        parameters=counts.parameters,
+        forward_macs=counts.forward_macs,
+        step_forwards=forwards,
+        steps=spec.recipe.steps,
+        images=images,
+        train_flops=2 * counts.forward_macs * forwards * images,
+        nfe=nfe,
+        sample_macs={steps: evaluations * counts.forward_macs + decoder for steps, evaluations in nfe.items()},
+        sampling_flops=2 * counts.forward_macs * sum(nfe.values()) * judged,
+        decoding_flops=round(2 * decoder * len(nfe) * judged),
+    )
+
+
+def seconds_estimate(spec: RunSpec) -> float:
+    """Core-seconds of a run, for ordering jobs and for a bar; not a promise."""
+    return cost(spec).flops / CORE_FLOPS

@@ -1,0 +1,119 @@
+"""On how many devices a run fits, under each way of sharding it, with and without activation checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from models.network import NetworkConfig
+from scaling.config import ConfigError, Method
+from scaling.plan.accelerators import Accelerator
+from scaling.plan.activations import Precision
+from scaling.plan.costs import is_guided
+from scaling.plan.memory import DeviceMemory, Strategy, device_memory
+from scaling.runs import RunSpec
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One run on `devices` devices, each taking `microbatch` images a pass.
+
+    smallest_devices: the smallest power of two of devices on which the run fits, with the same images a pass or the
+    batch / devices where that is less; None where none does. Both it and `fits` are None where the accelerator's memory
+    is not known.
+    """
+
+    strategy: Strategy
+    activation_checkpointing: bool
+    devices: int
+    microbatch: int
+    memory: DeviceMemory
+    fits: bool | None
+    smallest_devices: int | None
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values, with the unit in each key."""
+        plain = {key: value for key, value in vars(self).items() if key != "memory"}
+        parts = {f"{part}_bytes": size for part, size in asdict(self.memory).items()}
+        return {**plain, **parts, "total_bytes": self.memory.total}
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """What decides a run's memory, on whatever devices."""
+
+    network: NetworkConfig
+    method: Method
+    batch: int
+    precision: Precision
+    emas: int
+    guided: bool
+
+    def memory(self, strategy: Strategy, checkpointing: bool, devices: int, microbatch: int) -> DeviceMemory:
+        """With at most so many images a pass: the largest number that divides what a device gets."""
+        return device_memory(
+            self.network,
+            self.method,
+            strategy,
+            world=devices,
+            microbatch=max(n for n in divisors(self.batch // devices) if n <= microbatch),
+            precision=self.precision,
+            emas=self.emas,
+            checkpointing=checkpointing,
+            guided=self.guided,
+        )
+
+    def smallest(self, strategy: Strategy, checkpointing: bool, microbatch: int, usable: float) -> int | None:
+        """The smallest power of two of devices that divides the batch and suffices."""
+        devices = 1
+        while self.batch % devices == 0:
+            if self.memory(strategy, checkpointing, devices, microbatch).total <= usable:
+                return devices
+            devices *= 2
+        return None
+
+
+def check_devices(spec: RunSpec, devices: int, microbatch: int) -> None:
+    """ConfigError unless the devices divide the batch, and the microbatch (0: any) what each of them gets."""
+    run, batch = f"{spec.method}-{spec.size}", spec.recipe.batch
+    if devices < 1 or batch % devices:
+        raise ConfigError(f"devices: {devices} does not divide the batch of {batch} of {run}; {_those(batch)}")
+    each = batch // devices
+    if microbatch < 0 or (microbatch and each % microbatch):
+        raise ConfigError(
+            f"microbatch: {microbatch} does not divide the {each} images of {run} on each of {devices} devices; "
+            f"{_those(each)}"
+        )
+
+
+def _those(number: int) -> str:
+    return f"these do: {', '.join(map(str, divisors(number)))}"
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, rising."""
+    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+def placements(
+    spec: RunSpec, accelerator: Accelerator, strategies: Sequence[Strategy], devices: int, microbatch: int
+) -> Iterator[Placement]:
+    """The run under each strategy, without and with activation checkpointing; `microbatch` 0 is the batch / devices."""
+    demand = _Demand(
+        network=spec.network_config(),
+        method=spec.method,
+        batch=spec.recipe.batch,
+        precision=cast(Precision, spec.precision),  # as the study's configuration has checked
+        emas=len(spec.ema.sigma_rel),
+        guided=is_guided(spec),
+    )
+    microbatch = microbatch or demand.batch // devices
+    usable = accelerator.usable_bytes
+    for strategy in strategies:
+        for checkpointing in (False, True):
+            memory = demand.memory(strategy, checkpointing, devices, microbatch)
+            fits = None if usable is None else memory.total <= usable
+            smallest = None if usable is None else demand.smallest(strategy, checkpointing, microbatch, usable)
+            yield Placement(strategy, checkpointing, devices, microbatch, memory, fits, smallest)

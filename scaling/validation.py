@@ -1,0 +1,128 @@
+"""What every configuration section is made of: validation that names key, value and remedy, and YAML at its edge.
+
+Unknown keys and wrong types are a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+S = TypeVar("S", bound="Section")
+
+
+class ConfigError(Exception):
+    """A mistake in a configuration: the message names the file, the key, the value and the remedy."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError names the file where it cannot be read."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds {type(content).__name__}, not a mapping of keys to values")
+    return content
+
+
+def validate(section: type[S], content: object, where: str) -> S:
+    """Build a section from plain values; ConfigError lists every mistake with its key and value."""
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        lines = [f"  {_explain(section, detail)}" for detail in error.errors()]
+        raise ConfigError("\n".join([f"{where}:", *lines])) from None
+    except ConfigError as error:  # of a section that is built while this one is checked
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def describe(section: type[Section], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Every key below a section: (dotted key, type, default, description)."""
+    for key, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            yield from describe(inner, f"{prefix}{key}.")
+            continue
+        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+        yield f"{prefix}{key}", _type_name(field.annotation), default, field.description or ""
+
+
+def _type_name(annotation: Any) -> str:
+    """A type without the bounds of its values: "tuple[float, float] | None"."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if origin in (Union, UnionType):
+        return " | ".join(_type_name(argument) for argument in arguments)
+    if origin is Literal:
+        return " | ".join(map(repr, arguments))
+    if annotation in (None, type(None), ...):
+        return "..." if annotation is ... else "None"
+    name = origin.__name__ if origin else annotation.__name__
+    return f"{name}[{', '.join(map(_type_name, arguments))}]" if arguments else name
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A hint for a mistyped word: the nearest known one, else all of them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section behind a field's type, through an optional."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def _explain(section: type[Section], detail: Any) -> str:
+    """One line for one mistake."""
+    path = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        parent: type[Section] | None = section
+        for part in detail["loc"][:-1]:
+            if parent and part in parent.model_fields:  # not the name of an alternative
+                parent = _section_of(parent.model_fields[part].annotation)
+        known = list(parent.model_fields) if parent else []
+        return f"{path}: unknown key (value {detail['input']!r}); {nearest(str(detail['loc'][-1]), known)}"
+    if detail["type"] == "missing":
+        return f"{path}: is required and missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{path}: {message} (value {detail['input']!r})" if path else message
+
+
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one key.sub=value in the mapping."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: write it as key=value or key.sub=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    *parents, last = key.split(".")
+    for part in parents:
+        inner = content.get(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {part} holds {inner!r}, not a section")
+        content[part] = dict(inner)  # a copy: sections that a YAML alias repeats are one mapping
+        content = content[part]
+    content[last] = value

@@ -1,0 +1,191 @@
+"""Weights at rest: what is written is what is read, and a folder that is foreign, damaged or altered is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from models.edm2 import edm_denoise
+from models.encoders import ENCODERS
+from models.family import FamilyError
+from models.network import FLAVOURS, NetworkConfig
+from models.trigflow import TrigFlowNet
+from scaling.edm2_import import LICENCE, import_edm2, preset_of
+from scaling.saved import CONFIG, WEIGHTS, ModelError, SavedModel, Source, load_model, save_model
+from scaling.study import load_family
+from scaling.validation import ConfigError
+from tests.models.edm2_files import TINY, random_state, write_network
+
+SOURCE = Source(file="x.pkl", sha256="0" * 64, ema_sigma_rel=0.1, images=5, licence="mine")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> SavedModel:
+    return save_model(
+        tmp_path / "model", TINY, random_state(TINY), parameterization="trigflow", encoder="e", source=SOURCE
+    )
+
+
+def change(path: Path, **keys: Any) -> None:
+    """Rewrite config.json with other values; None takes a key away."""
+    content = {**json.loads(path.read_text()), **keys}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_what_is_written_is_read(saved: SavedModel) -> None:
+    again = load_model(saved.folder)
+    assert again == saved
+    assert again.config == TINY
+    description = again.description
+    assert (description.parameterization, description.encoder, description.source) == ("trigflow", "e", SOURCE)
+    assert description.parameters == sum(p.numel() for p in TrigFlowNet(TINY).parameters())
+    state = again.state()
+    assert all(torch.equal(state[name], value) for name, value in random_state(TINY).items())
+    assert sorted(path.name for path in saved.folder.iterdir()) == [CONFIG, WEIGHTS]
+    assert (saved.folder / WEIGHTS).stat().st_mode == (saved.folder / CONFIG).stat().st_mode
+
+
+def test_the_network_is_ready_for_inference(saved: SavedModel) -> None:
+    net = saved.network()
+    expected = TrigFlowNet(TINY)
+    expected.load_state_dict(random_state(TINY))
+    x, sigma, labels = torch.ones(1, 4, 8, 8), torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    assert torch.equal(edm_denoise(net, x, sigma, labels), edm_denoise(expected, x, sigma, labels))
+    assert not net.training
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_an_occupied_folder_is_left_as_it_is(saved: SavedModel, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in saved.folder.iterdir()}
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        save_model(saved.folder, TINY, random_state(TINY, 1), parameterization="edm", encoder=None, source=None)
+    assert {path.name: path.read_bytes() for path in saved.folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_state_that_is_not_whole_leaves_nothing(tmp_path: Path) -> None:
+    state = random_state(TINY)
+    del state["unet.out_gain"]
+    with pytest.raises(KeyError):
+        save_model(tmp_path / "model", TINY, state, parameterization="edm", encoder=None, source=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
+    "no config": (lambda f: (f / CONFIG).unlink(), ModelError, "config.json: no such file"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), ModelError, "model.safetensors: no such file"),
+    "config cut": (lambda f: (f / CONFIG).write_text("{"), ModelError, "config.json: cannot be read as JSON"),
+    "config a list": (lambda f: (f / CONFIG).write_text("[]"), ModelError, "config.json: holds list"),
+    "not UTF-8": (lambda f: (f / CONFIG).write_bytes(b"\xff"), ModelError, "config.json: cannot be read"),
+    "foreign": (lambda f: change(f / CONFIG, format="diffusers"), ModelError, "has format 'diffusers'"),
+    "unknown key": (lambda f: change(f / CONFIG, colour=1), ConfigError, "colour: unknown key"),
+    "missing key": (lambda f: change(f / CONFIG, parameterization=None), ConfigError, "parameterization: is required"),
+    "bad value": (lambda f: change(f / CONFIG, parameterization="ddpm"), ConfigError, "'edm' or 'trigflow'"),
+    "bad network": (lambda f: change(f / CONFIG, network={"width": 3}), FamilyError, "network.width: unknown key"),
+    "other sign": (lambda f: change(f / CONFIG, parameterization="edm"), ModelError, "one was altered"),
+    "other encoder": (lambda f: change(f / CONFIG, encoder="sd"), ModelError, "one was altered"),
+    "weights cut": (
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]),
+        ModelError,
+        "model.safetensors: is not a whole safetensors file",
+    ),
+    "foreign weights": (
+        lambda f: safetensors.torch.save_file({"x": torch.zeros(1)}, f / WEIGHTS),
+        ModelError,
+        "model.safetensors: belongs to another config.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused_by_name(saved: SavedModel, damage: str) -> None:
+    make, kind, message = DAMAGES[damage]
+    make(saved.folder)
+    with pytest.raises(kind, match=message) as caught:
+        load_model(saved.folder)
+    assert str(saved.folder) in str(caught.value)
+
+
+def test_weights_of_another_shape_are_refused(saved: SavedModel) -> None:
+    state = safetensors.torch.load_file(saved.folder / WEIGHTS)
+    state["unet.out_gain"] = torch.ones(2)
+    carried = {"trigscale": saved.description.canonical()}
+    safetensors.torch.save_file(state, saved.folder / WEIGHTS, carried)
+    with pytest.raises(ModelError, match=r"unet.out_gain has shape \(2,\) where \(1,\) belongs"):
+        load_model(saved.folder)
+
+
+def test_a_flipped_bit_of_the_weights_is_seen_when_they_are_read(saved: SavedModel) -> None:
+    path = saved.folder / WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"model.safetensors: its content does not match the hash"):
+        load_model(saved.folder).state()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("network-snapshot-0002147-0.100.pkl", (0.1, 2_147_000)),
+        ("edm2-img512-s-2147483-0.130.pkl", (0.13, 2_147_483_000)),
+        ("mine.pkl", (None, None)),
+    ],
+)
+def test_an_import_says_where_it_comes_from(tmp_path: Path, name: str, told: tuple[Any, Any]) -> None:
+    path = write_network(tmp_path / name, random_state(TINY))
+    source = import_edm2(path, tmp_path / "to", "edm").description.source
+    assert source is not None
+    assert (source.file, source.licence, (source.ema_sigma_rel, source.images)) == (name, LICENCE, told)
+
+
+def test_the_same_import_again_changes_nothing_and_another_is_refused(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "x.pkl", random_state(TINY))
+    first = import_edm2(path, tmp_path / "to", "edm")
+    written = (first.folder / CONFIG).stat().st_mtime_ns
+    assert import_edm2(path, tmp_path / "to", "edm") == first
+    assert (first.folder / CONFIG).stat().st_mtime_ns == written
+    with pytest.raises(ModelError, match="holds another model already"):
+        import_edm2(path, tmp_path / "to", "trigflow")
+    other = write_network(tmp_path / "y.pkl", random_state(TINY, 1))
+    with pytest.raises(ModelError, match="holds another model already"):
+        import_edm2(other, tmp_path / "to", "edm")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        import_edm2(path, tmp_path / "full", "edm")
+
+
+def test_a_teacher_has_the_same_weights_but_for_the_sign_of_its_output(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "x.pkl", random_state(TINY))
+    edm, trigflow = (import_edm2(path, tmp_path / kind, kind).state() for kind in ("edm", "trigflow"))
+    assert torch.equal(trigflow.pop("unet.out_gain"), -edm.pop("unet.out_gain"))
+    assert edm.keys() == trigflow.keys()
+    assert all(torch.equal(trigflow[name], value) for name, value in edm.items())
+
+
+def test_pixels_have_no_encoder_and_latents_have_edm2s(tmp_path: Path) -> None:
+    pixels = NetworkConfig(8, 3, 5, 8, (1, 2), 1, (4,), head_channels=8, **FLAVOURS["edm2"])
+    found = [
+        import_edm2(
+            write_network(tmp_path / f"{n}.pkl", random_state(config), config), tmp_path / str(n), "edm"
+        ).description.encoder
+        for n, config in enumerate((pixels, TINY))
+    ]
+    assert found == [None, "edm2-sd-vae-v1"]
+    assert "edm2-sd-vae-v1" in ENCODERS
+
+
+def test_presets_are_known_by_their_shape() -> None:
+    families = [load_family("img512"), load_family("img64")]
+    for family in families:
+        for size, config in family.sizes.items():
+            assert preset_of(replace(config, **FLAVOURS["edm2"]), families) == f"{family.name}/{size}"
+    assert preset_of(TINY, families) is None

@@ -1,0 +1,155 @@
+"""Predicted bytes a device: closed forms, relations between strategies, and what a real network holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.family import count_parameters
+from models.network import NetworkConfig
+from models.trigflow import TrigFlowNet
+from scaling.plan.memory import (
+    STRATEGIES,
+    DeviceMemory,
+    Method,
+    Strategy,
+    _largest_overlap,
+    checkpoint_bytes,
+    device_memory,
+    shapes,
+    zero_config,
+)
+
+NANO = NetworkConfig(8, 4, 10, 32, (1, 2), 1, (4,), head_channels=8)
+P = count_parameters(NANO)
+TENSORS = len(list(TrigFlowNet(NANO).parameters()))
+
+
+def memory(strategy: Strategy, method: Method = "teacher", world: int = 2, **keys) -> DeviceMemory:
+    settings = {"microbatch": 4, "precision": "fp32", "emas": 2, "checkpointing": False, "guided": False}
+    return device_memory(NANO, method, strategy, world=world, **(settings | keys))
+
+
+@pytest.mark.parametrize("world", [1, 64])
+def test_a_replica_holds_everything(world: int) -> None:
+    """DDP: 4 P of weights, 4 P of gradients, 8 P of moments and a step a tensor, 4 P an average."""
+    found = memory("ddp", world=world)
+    assert found.parameters == found.gradients == 4 * P
+    assert found.optimizer == 8 * P + 4 * TENSORS
+    assert (found.ema, found.gathered, found.frozen) == (8 * P, 0, 0)
+    parts = found.parameters + found.gradients + found.optimizer + found.ema + found.activations
+    assert found.total == parts
+
+
+@pytest.mark.parametrize("world", [2, 3, 16])
+def test_shards_are_cut_along_the_first_dimension_and_rounded_up(world: int) -> None:
+    """The shards of every tensor as torch.chunk cuts it; the first device has the largest."""
+    found = memory("fsdp2", world=world)
+    largest = sum(p.chunk(world)[0].numel() for p in TrigFlowNet(NANO).parameters())
+    assert found.parameters == found.gradients == 4 * largest
+    assert found.ema == 8 * largest
+    assert P / world <= largest < P
+
+
+def test_hybrid_shards_within_a_node_of_eight() -> None:
+    """Beyond a node more devices save nothing."""
+    for part in ("parameters", "gradients", "optimizer", "ema", "gathered"):
+        assert getattr(memory("hsdp", world=4), part) == getattr(memory("fsdp2", world=4), part)
+        assert getattr(memory("hsdp", world=64), part) == getattr(memory("fsdp2", world=8), part)
+
+
+def test_gathered_holds_the_root_and_blocks_but_not_the_network() -> None:
+    """At least two blocks with the gradient of one; it does not shrink with more devices."""
+    root, *blocks = shapes(NANO).elements
+    assert root + sum(blocks) == P
+    gathered = memory("fsdp2", world=2).gathered
+    assert gathered == memory("fsdp2", world=64).gathered
+    assert 4 * (root + 3 * max(blocks)) < gathered < 4 * (root + 4 * max(blocks))
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
+def test_deepspeed_keeps_half_weights_beside_a_float32_part(strategy: Strategy) -> None:
+    """bf16: 2 P of weights (ZeRO-3: a part of them), 4 P / N of master weights, 8 P / N of moments; to padding."""
+    for world in (2, 8):
+        found = memory(strategy, world=world, precision="bf16")
+        weights = 2 * P / (world if strategy == "zero3" else 1)
+        assert found.parameters == pytest.approx(weights + 4 * P / world, rel=1e-3)
+        assert found.optimizer == pytest.approx(8 * P / world, rel=1e-3)
+
+
+def test_later_stages_of_zero_hold_less() -> None:
+    """Stage 2 sheds gradients, stage 3 weights and averages; in float32 the master part is a copy of its own."""
+    one, two, three = (memory(s, world=8) for s in ("zero1", "zero2", "zero3"))
+    assert one.gradients > two.gradients > three.gradients
+    assert one.parameters == two.parameters == pytest.approx(4 * P + 4 * P / 8, rel=1e-3)
+    assert three.parameters == pytest.approx(8 * P / 8, rel=1e-3)
+    assert one.ema == two.ema > three.ema
+    assert zero_config(NANO, 3, "bf16")["bf16"] == {"enabled": True}
+
+
+def test_the_largest_overlap_is_the_largest() -> None:
+    """Against trying every tensor with every part."""
+    sizes = [7, 1, 12, 3, 3, 30, 1, 1, 9]
+    for part in (1, 4, 10, 17, 67, 100):
+        ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+        spans = [(end - n, end) for n, end in zip(sizes, ends, strict=True)]
+        parts = [sum(b - a for a, b in spans if b > x and a < x + part) for x in range(0, sum(sizes), part)]
+        assert _largest_overlap(sizes, part) == max(parts)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_each_method_adds(strategy: Strategy) -> None:
+    """sCD adds a frozen teacher to sCT; VSD adds a trained network to that, without an average."""
+    sct, scd, vsd = (memory(strategy, method) for method in ("sct", "scd", "vsd"))
+    teacher = memory(strategy, "teacher")
+    assert sct.parameters == teacher.parameters
+    assert sct.frozen == 0
+    assert 0 < scd.frozen <= scd.parameters
+    assert (vsd.parameters, vsd.gradients, vsd.optimizer) == tuple(
+        2 * n for n in (sct.parameters, sct.gradients, sct.optimizer)
+    )
+    assert vsd.ema == scd.ema
+    assert vsd.frozen == scd.frozen
+
+
+def test_a_guided_student_has_a_guidance_input_and_its_teacher_has_not() -> None:
+    """The input of guidance is a linear layer and a gain."""
+    plain, guided = memory("ddp", "scd"), memory("ddp", "scd", guided=True)
+    extra = count_parameters(replace(NANO, guidance=True)) - P
+    assert extra > 32 * 64
+    assert guided.parameters - plain.parameters == 4 * extra
+    assert guided.frozen == plain.frozen == 4 * P
+
+
+def test_gathered_weights_stay_for_the_normalisation_under_zero3() -> None:
+    """A whole network of them, with checkpointing a block."""
+    for checkpointing, elements in ((False, P), (True, max(shapes(NANO).elements))):
+        for precision, size in (("fp32", 4), ("bf16", 2)):
+            keys = {"checkpointing": checkpointing, "precision": precision}
+            assert memory("zero3", **keys).activations - memory("zero2", **keys).activations == size * elements
+            assert memory("fsdp2", **keys).activations == memory("ddp", **keys).activations
+
+
+def test_half_weights_are_normalised_without_a_float32_copy() -> None:
+    """What autograd keeps of a network in bfloat16 holds no weight in float32."""
+    net = TrigFlowNet(NANO).bfloat16()
+    net.reset_parameters(torch.Generator().manual_seed(0))
+    shaped = {p.shape for p in net.parameters()} | {p.flatten(1).shape for p in net.parameters() if p.ndim > 1}
+    kept: list[torch.Tensor] = []
+    x, t = torch.randn(3, 4, 8, 8).bfloat16(), torch.rand(3).bfloat16()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        net(x, t, torch.zeros(3, dtype=torch.int64))
+    assert {y.dtype for y in kept if y.shape in shaped and y.numel() > 100} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("method", ["sct", "vsd"])
+def test_a_checkpoint_holds_weights_buffers_averages_and_moments(method: Method) -> None:
+    """Against the tensors of a real network."""
+    net = TrigFlowNet(NANO)
+    state = sum(x.nbytes for x in net.state_dict().values())
+    weights = sum(x.nbytes for x in net.parameters())
+    networks = 2 if method == "vsd" else 1
+    assert checkpoint_bytes(NANO, 3, method) == networks * (state + 2 * weights) + 3 * weights
+    assert all(x.dtype == torch.float32 for x in net.state_dict().values())
