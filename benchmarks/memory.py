@@ -1,0 +1,228 @@
+"""How much memory does a training step take, beside what the plan predicts?
+
+    python benchmarks/memory.py
+
+On a CPU: two gloo processes train a small network under DDP, FSDP2 and ZeRO-1 to 3 and add up the storages that they
+hold; and one process follows the allocator through a step, with and without tangents and activation checkpointing, in
+float32 and bfloat16. Two minutes. On a GPU: the sizes of img512 that fit, peaks by torch.cuda.max_memory_allocated.
+Prints tables and writes them, and every number, to benchmarks/results/memory-DEVICE.{md,json}. ZeRO needs the extra
+deepspeed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
+
+from benchmarks.memory_held import SIGMA_REL, draw, objective
+from models.dropout import Dropout
+from models.network import NetworkConfig
+from models.trigflow import TrigFlowNet
+from scaling.machine import machine
+from scaling.plan.activations import DTYPES, Precision, activation_bytes
+from scaling.plan.memory import STUDENT_DROPOUT, Strategy, device_memory
+from scaling.training.ema import PowerEMA
+from scaling.training.loop import ADAM
+
+Record = dict[str, Any]
+RESULTS = Path(__file__).parent / "results"
+NANO_L = NetworkConfig(8, 4, 10, 32, (1, 2), 1, (4,), head_channels=8)
+SMALL = NetworkConfig(16, 4, 10, 64, (1, 2), 1, (8,), head_channels=32)
+IMG512 = {"s": 192, "m": 256, "l": 320, "xl": 384, "xxl": 448}
+MIB = 2**20
+HELD: list[tuple[Strategy, Precision, bool]] = [
+    ("ddp", "fp32", False),
+    ("ddp", "fp32", True),
+    ("fsdp2", "fp32", False),
+    ("fsdp2", "fp32", True),
+    ("zero1", "fp32", False),
+    ("zero1", "bf16", False),
+    ("zero2", "fp32", False),
+    ("zero2", "bf16", False),
+    ("zero3", "fp32", False),
+    ("zero3", "bf16", False),
+]
+
+
+def held(strategy: Strategy, network: NetworkConfig, student: bool, precision: Precision) -> dict[str, int]:
+    """The bytes that the fuller of two gloo processes holds, part by part, as `memory_held.held` finds them."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(Path(__file__).with_name("memory_held.py")), strategy, json.dumps(asdict(network))]
+    command += ["student" if student else "teacher", precision, f"tcp://127.0.0.1:{port}"]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "DS_ACCELERATOR": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        if process.returncode:
+            raise RuntimeError(f"{strategy}, {precision}: a process failed:\n{errors[-3000:]}")
+    found = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    return {part: max(each[part] for each in found) for part in found[0]}
+
+
+def compare_held(strategy: Strategy, precision: Precision, student: bool) -> list[Record]:
+    """One record a part: predicted and measured bytes."""
+    measured = held(strategy, NANO_L, student, precision)
+    predicted = device_memory(
+        NANO_L,
+        "sct" if student else "teacher",
+        strategy,
+        world=2,
+        microbatch=2,
+        precision=precision,
+        emas=len(SIGMA_REL),
+        checkpointing=False,
+        guided=False,
+    )
+    case = f"{strategy} {precision} {'sct' if student else 'teacher'}"
+    return [_record(f"{case} {part}", getattr(predicted, part), size) for part, size in measured.items()]
+
+
+def allocator_peak(network: NetworkConfig, batch: int, student: bool, checkpointing: bool, precision: Precision) -> int:
+    """The most bytes that the CPU's allocator gave out during forward and backward, above what it had given before.
+
+    The gradients are there before, so that they do not count.
+    """
+    net = TrigFlowNet(network)
+    net.reset_parameters(torch.Generator().manual_seed(0))
+    net.unet.activation_checkpointing = checkpointing
+    samples = draw(network, count=batch)
+
+    def step() -> None:
+        with torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32"):
+            loss = objective(net, samples, student)
+        loss.backward()
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    recorded: Any = profiler.profiler
+    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return peak
+
+
+def compare_activations(network: NetworkConfig, name: str, batch: int) -> list[Record]:
+    """One record for each of plain and with tangents, with and without checkpointing, float32 and bfloat16."""
+    records = []
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision, student, checkpointing in product(precisions, (False, True), (False, True)):
+        measured = allocator_peak(network, batch, student, checkpointing, precision)
+        predicted = activation_bytes(
+            network, batch=batch, dual=student, checkpointing=checkpointing, precision=precision
+        )
+        case = f"{name} batch {batch} {precision} {'sct' if student else 'teacher'}"
+        records.append(_record(case + (" checkpointing" if checkpointing else ""), predicted, measured))
+    return records
+
+
+def compare_gpu(size: str, student: bool, checkpointing: bool, microbatch: int) -> list[Record]:
+    """The whole of a step in bfloat16 on this GPU, unless it does not fit."""
+    network = NetworkConfig(64, 4, 1000, IMG512[size], (1, 2, 3, 4), 3, (16, 8))
+    method = "sct" if student else "teacher"
+    predicted = device_memory(
+        network,
+        method,
+        "ddp",
+        world=1,
+        microbatch=microbatch,
+        precision="bf16",
+        emas=len(SIGMA_REL),
+        checkpointing=checkpointing,
+        guided=False,
+    )
+    if predicted.total > 0.9 * torch.cuda.get_device_properties(0).total_memory:
+        return []
+    case = f"img512-{size} batch {microbatch} {method}" + (" checkpointing" if checkpointing else "")
+    return [_record(case, predicted.total, _gpu_peak(network, microbatch, student, checkpointing))]
+
+
+def _gpu_peak(network: NetworkConfig, microbatch: int, student: bool, checkpointing: bool) -> int:
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    with torch.device("cuda"):
+        net = TrigFlowNet(network)
+    net.reset_parameters(torch.Generator("cuda").manual_seed(0))
+    net.unet.activation_checkpointing = checkpointing
+    samples = draw(network, count=microbatch, device="cuda")
+    drop = Dropout(0.1, samples.labels, STUDENT_DROPOUT if student else None)
+    samples = replace(samples, dropout=drop)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True, **ADAM)
+    ema = PowerEMA(net, SIGMA_REL)
+    for step in range(3):
+        torch.cuda.reset_peak_memory_stats()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = objective(net, samples, student)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)  # as the buckets of DDP stay
+        ema.update(net, step + 1)
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _record(case: str, predicted: int, measured: int) -> Record:
+    return {"case": case, "predicted": predicted, "measured": measured, "deviation": predicted / measured - 1}
+
+
+def table(records: list[Record]) -> str:
+    """A Markdown table."""
+    lines = ["| case | predicted MiB | measured MiB | deviation % |", "| --- | --- | --- | --- |"]
+    for record in records:
+        sizes = f"{record['predicted'] / MIB:.3f} | {record['measured'] / MIB:.3f}"
+        lines.append(f"| {record['case']} | {sizes} | {100 * record['deviation']:+.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what this machine can, print it and write it."""
+    gpu = torch.cuda.is_available()
+    if gpu:
+        cases = product(IMG512, (False, True), (False, True), (8, 32))
+        sections = {"A step, all parts": [record for case in cases for record in compare_gpu(*case)]}
+    else:
+        torch.set_num_threads(1)
+        sections = {
+            "Held by the fuller of two processes, nano l (0.72 M parameters)": [
+                record for case in HELD for record in compare_held(*case)
+            ],
+            "Peak of activations": compare_activations(NANO_L, "nano l", 64)
+            + compare_activations(SMALL, "2.9 M parameters, 16x16", 8),
+        }
+    found = machine(torch.device("cuda" if gpu else "cpu"))
+    name = found["device"] if gpu else f"{found['cpu']}, {found['cores']} CPUs"
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    head = f"{name}, torch {torch.__version__}, {when}"
+    text = "\n\n".join([head, *(f"{title}:\n\n{table(records)}" for title, records in sections.items())])
+    print(text)
+    stem = RESULTS / f"memory-{'gpu' if gpu else 'cpu'}"
+    stem.with_suffix(".md").write_text(text + "\n")
+    stem.with_suffix(".json").write_text(json.dumps({"machine": head, **sections}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Predicted bytes against the storages that two processes really hold after a training step."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+from benchmarks.memory import compare_held
+from scaling.plan.activations import Precision
+from scaling.plan.memory import Strategy
+
+
+def check(strategy: Strategy, precision: Precision, student: bool) -> None:
+    records = compare_held(strategy, precision, student)
+    assert len(records) == 4
+    for record in records:
+        assert record["measured"] > 0, record
+        assert abs(record["deviation"]) < 0.02, record
+
+
+@pytest.mark.parametrize(("strategy", "student"), [("ddp", True), ("fsdp2", True)])
+def test_torch(strategy: Strategy, student: bool) -> None:
+    """Weights, gradients, moments and averages, under DDP and FSDP2."""
+    check(strategy, "fp32", student)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs the extra deepspeed")
+@pytest.mark.parametrize(("strategy", "precision"), [("zero1", "fp32"), ("zero2", "bf16"), ("zero3", "bf16")])
+def test_deepspeed(strategy: Strategy, precision: Precision) -> None:
+    """The same under the stages of ZeRO, with their buckets."""
+    check(strategy, precision, student=False)
