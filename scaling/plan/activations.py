@@ -67,7 +67,8 @@ def _timeline(
     for row, size in enumerate(events):
         column, factor = _growth(abs(size))
         table[row, column] = factor if size > 0 else -factor
-    return _front(table.cumsum(0))
+    rises = np.array(events) > 0
+    return _front(table.cumsum(0)[rises & ~np.append(rises[1:], False)])  # more may follow a rise, less a fall
 
 
 def transient_events(
