@@ -104,9 +104,6 @@ class StudyConfig(Section):
         for method in self.methods:
             if getattr(self, method) is None:
                 raise ValueError(f"{method}: methods names it but the file has no section {method}: add one")
-        for size in self.by_size:
-            if size not in self.sizes:
-                raise ValueError(f"by_size: {size!r} is not in sizes {list(self.sizes)}")
         for size in self.sizes:
             self._check_start(size)
             self._check_profiles(size)

@@ -54,6 +54,11 @@ def open_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     family = load_family(config.family)
     for size in config.sizes:
         family.size(size)
+    for size in config.by_size:  # of a size that is left out they wait; of one that there is not, they are a mistake
+        if size not in family.sizes:
+            raise ConfigError(
+                f"by_size.{size}: family {family.name!r} has no such size; {nearest(size, [*family.sizes])}"
+            )
     return Study(config, family)
 
 

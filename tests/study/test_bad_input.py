@@ -54,7 +54,7 @@ MISTAKES = {
         ["by_size.xs.ema.sigma_rel=[0.05]"],
         ["sampling.teacher_ema: 0.1 is not among ema.sigma_rel [0.05]: add it there (size xs)"],
     ),
-    "by size, size": (["by_size.m.scd.steps=3"], ["by_size: 'm' is not in sizes ['xs']"]),
+    "by size, size": (["by_size.mm.scd.steps=3"], ["by_size.mm: family 'nano' has no such size", "did you mean 'm'?"]),
     "type": (["teacher.steps=many"], ["teacher.steps: ", "valid integer", "(value 'many')"]),
     "type of a list": (["seeds=one"], ["seeds: ", "valid tuple", "(value 'one')"]),
     "section": (["sampling=7"], ["sampling: ", "(value 7)"]),

@@ -66,6 +66,13 @@ def printed_seconds(words: list[str]) -> float:
     return float(number.replace(",", "")) * {"s": 1, "h": 3600}[unit]
 
 
+def test_sizes_may_be_left_out(cli: Fixture) -> None:
+    """Keys of sizes that a study leaves out wait in its file; the other runs stay what they are."""
+    path = ROOT / "configs" / "study" / "fashion.yaml"
+    whole, part = (json.loads(cli("study", "plan", path, *more, "--json").out)["runs"] for more in ((), ("sizes=[s]",)))
+    assert [run["run"] for run in part] == [run["run"] for run in whole if run["size"] == "s"]
+
+
 def states(cli: Fixture, path: Path) -> list[tuple[str, int]]:
     return [(run["state"], run["step"]) for run in json.loads(cli("study", "status", path, "--json").out)]
 
