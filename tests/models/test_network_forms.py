@@ -88,13 +88,24 @@ def test_the_tangent_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == {"value": blocks, "tangent": blocks}
 
 
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile generates C++, and there is no g++"
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "recompute", "flavour"),
-    [("plain", True, "trigflow"), ("dual", False, "edm2"), ("dual", True, "trigflow")],
+    ("kind", "recompute", "flavour", "backend", "tolerance"),
+    [
+        ("plain", True, "trigflow", "aot_eager", 1e-6),
+        ("dual", True, "edm2", "aot_eager", 1e-6),
+        pytest.param("dual", False, "trigflow", "inductor", 1e-4, marks=needs_compiler),
+    ],
 )
-def test_compiles_without_a_graph_break(kind: str, recompute: bool, flavour: str) -> None:
-    """torch.compile(fullgraph=True) of the plain and of the JVP pass, forward and backward."""
+def test_compiles_without_a_graph_break(
+    kind: str, recompute: bool, flavour: str, backend: str, tolerance: float
+) -> None:
+    """torch.compile(fullgraph=True) of the plain and of the JVP pass: values, tangents and all gradients."""
     torch.compiler.reset()
     net = network(torch.float32, NetworkConfig(4, 4, 10, 8, (1, 2), 1, (2,), head_channels=8), **FLAVOURS[flavour])
     net.unet.activation_checkpointing = recompute
@@ -107,9 +118,9 @@ def test_compiles_without_a_graph_break(kind: str, recompute: bool, flavour: str
         return net(Dual(x, tx), Dual(t, tt), labels, drop=DROP, with_weight=True)
 
     want = results(net, forward)
-    got = results(net, torch.compile(forward, fullgraph=True, backend="aot_eager"))
+    got = results(net, torch.compile(forward, fullgraph=True, backend=backend))
     for a, b in zip(want, got, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 def upsampled_attention(net: TrigFlowNet) -> Callable[[Tensor], Any]:
@@ -128,7 +139,7 @@ def embedding(net: TrigFlowNet) -> Callable[[Tensor], Any]:
     return lambda t: net.unet.embed(t, torch.arange(3) - 1)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile generates C++, and there is no g++")
+@needs_compiler
 @pytest.mark.parametrize(("part", "shape"), [(embedding, (3,)), (upsampled_attention, (3, 32, 2, 2))])
 def test_what_the_compiler_has_been_silently_wrong_about(
     part: Callable[[TrigFlowNet], Callable[[Tensor], Any]], shape: tuple[int, ...]
