@@ -40,6 +40,7 @@ from scaling.training.loop import ADAM
 Record = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 NANO_L = NetworkConfig(8, 4, 10, 32, (1, 2), 1, (4,), head_channels=8)
+DEEP = NetworkConfig(32, 4, 10, 32, (1, 2, 3, 4), 3, (16, 8), head_channels=32)  # few samples, many weights
 SMALL = NetworkConfig(16, 4, 10, 64, (1, 2), 1, (8,), head_channels=32)
 IMG512 = {"s": 192, "m": 256, "l": 320, "xl": 384, "xxl": 448}
 MIB = 2**20
@@ -211,7 +212,8 @@ def main() -> None:
                 record for case in HELD for record in compare_held(*case)
             ],
             "Peak of activations": compare_activations(NANO_L, "nano l", 64)
-            + compare_activations(SMALL, "2.9 M parameters, 16x16", 8),
+            + compare_activations(SMALL, "2.9 M parameters, 16x16", 8)
+            + compare_activations(DEEP, "img512's levels at width 32, 32x32", 4),
         }
     found = machine(torch.device("cuda" if gpu else "cpu"))
     name = found["device"] if gpu else f"{found['cpu']}, {found['cores']} CPUs"

@@ -118,12 +118,10 @@ def _held_by_deepspeed(stage: int, net: TrigFlowNet, student: bool, precision: P
     shards: list[Tensor] = [getattr(p, "ds_tensor", p) for p in net.parameters()]
     weights = zero.bit16_groups_flat if stage < 3 else shards
     master = zero.single_partition_of_fp32_groups if stage < 3 else zero.fp32_partitioned_groups_flat
-    averaged = shards if stage == 3 else list(net.parameters())
     return {
         "parameters": storage_bytes([*weights, *master]),
         "gradients": max(gradients),
         "optimizer": _moments(client),
-        "ema": storage_bytes(p.detach().float().clone() for _ in SIGMA_REL for p in averaged),
     }
 
 

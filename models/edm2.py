@@ -6,7 +6,6 @@ x_t = cos t x and sigma = sigma_data tan t its network sees what a TrigFlow netw
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ FIXED: dict[str, Any] = {
 WITHOUT_EFFECT = ("use_fp16", "dropout")  # how the network was run and trained, not what it computes
 ALREADY_STATISTICS = 8
 LARGEST = 2**20
+WIDEST = 2**16  # channels; EDM2's widest level has 1792
 OUT_GAIN = "unet.out_gain"
 SHOWN = 3
 
@@ -77,7 +77,12 @@ def read_edm2(path: Path) -> EDM2Network:
             stream.seek(0)
             return convert(read_pickle(stream, path.stat().st_size))
     except EDM2Error as error:
-        raise EDM2Error(f"{path}: {error}") from None
+        raise EDM2Error(f"{path}: {_printable(str(error))}") from None
+
+
+def _printable(text: str) -> str:
+    """Names in a file are the file's: what would move a terminal's cursor is written out, and it ends somewhere."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:2000])
 
 
 def _check_kind(head: bytes) -> None:
@@ -118,9 +123,9 @@ def _config(arguments: Mapping[str, Any], tensors: int) -> NetworkConfig:
     """The shape of a network that was made with these arguments and holds that many tensors."""
     for key, value in arguments.items():
         if key in FIXED and not _equal(value, FIXED[key]):
-            raise EDM2Error(f"its network has {key} {reprlib.repr(value)}; only {FIXED[key]!r} can be represented")
+            raise EDM2Error(f"its network has {key} {_shown(value)}; only {FIXED[key]!r} can be represented")
         if key not in FIXED and key not in REQUIRED and key not in DEFAULTS and key not in WITHOUT_EFFECT:
-            raise EDM2Error(f"its network has an unknown argument {reprlib.repr(key)} = {reprlib.repr(value)}")
+            raise EDM2Error(f"its network has an unknown argument {_shown(key)} = {_shown(value)}")
     if missing := [key for key in REQUIRED if key not in arguments]:
         raise EDM2Error(f"its network does not say its {missing[0]}")
     values = {**DEFAULTS, **{key: value for key, value in arguments.items() if key not in FIXED}}
@@ -133,6 +138,8 @@ def _config(arguments: Mapping[str, Any], tensors: int) -> NetworkConfig:
     blocks, resolution = _whole("num_blocks", values["num_blocks"]), _whole("img_resolution", values["img_resolution"])
     if blocks * len(mult) > tensors:
         raise EDM2Error(f"its network has {tensors} tensors, too few for {len(mult)} levels of {blocks} blocks")
+    if max(mult) * _whole("model_channels", values["model_channels"]) > WIDEST:
+        raise EDM2Error(f"its network is wider than {WIDEST} channels")
     levels = [resolution >> level for level in range(len(mult))]
     attention = [_whole("attn_resolutions", value) for value in _list(values, "attn_resolutions")]
     try:
@@ -157,16 +164,27 @@ def _equal(value: Any, expected: Any) -> bool:
     return isinstance(value, int | float | None) and value == expected
 
 
+def _shown(value: Any) -> str:
+    """A value of the file for a message: nothing that is long, costly to print, or not plain text."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**18):
+        return repr(value)
+    if isinstance(value, list | tuple) and len(value) <= 8 and all(type(n) is int and abs(n) < 10**18 for n in value):
+        return repr(list(value))
+    return f"a {type(value).__name__}"
+
+
 def _list(values: Mapping[str, Any], key: str) -> list[Any]:
     value = values[key]
-    if not isinstance(value, list | tuple):
-        raise EDM2Error(f"its network has {key} {reprlib.repr(value)}: a list of whole numbers belongs there")
+    if not isinstance(value, list | tuple) or not value:
+        raise EDM2Error(f"its network has {key} {_shown(value)}: a list of whole numbers belongs there")
     return list(value)
 
 
 def _whole(key: str, value: Any, least: int = 1) -> int:
     if type(value) is not int or not least <= value <= LARGEST:
-        raise EDM2Error(f"its network has {key} {reprlib.repr(value)}: a whole number from {least} belongs there")
+        raise EDM2Error(f"its network has {key} {_shown(value)}: a whole number from {least} belongs there")
     return value
 
 

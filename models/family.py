@@ -41,7 +41,7 @@ def build_family(content: Mapping[str, Any], where: str) -> Family:
         if key not in content:
             raise FamilyError(f"{where}: {key} is missing: a family file holds name, common and sizes")
     flavour = content.get("flavour", "trigflow")
-    if flavour not in FLAVOURS:
+    if not isinstance(flavour, str) or flavour not in FLAVOURS:
         raise FamilyError(f"{where}: flavour {flavour!r} is unknown: known are {', '.join(FLAVOURS)}")
     for key in ("common", "sizes"):
         if not isinstance(content[key], Mapping):
@@ -53,6 +53,8 @@ def build_family(content: Mapping[str, Any], where: str) -> Family:
         raise FamilyError(
             f"{where}: unknown key {sorted(surplus)[0]!r}: a family file holds name, flavour, common and sizes"
         )
+    if not isinstance(content["name"], str) or not content["sizes"]:
+        raise FamilyError(f"{where}: give the family a name, a text, and at least one size")
     sizes = {
         str(size): network_config({**FLAVOURS[flavour], **content["common"], **keys}, f"{where}: sizes.{size}")
         for size, keys in content["sizes"].items()

@@ -50,11 +50,34 @@ class NetworkConfig:
     guidance: bool = False
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 raise ValueError(f"{key} {getattr(self, key)!r} is unknown: choose one of {', '.join(choices)}")
         self._check_resolution()
         self._check_widths()
+
+    def _check_numbers(self) -> None:
+        for key in (
+            "resolution",
+            "latent_channels",
+            "num_classes",
+            "model_channels",
+            "blocks_per_level",
+            "head_channels",
+        ):
+            _check_whole(key, getattr(self, key), least=0 if key == "num_classes" else 1)
+        for key in ("channel_mult", "attention_resolutions"):
+            if not isinstance(getattr(self, key), tuple):
+                raise ValueError(f"{key} {getattr(self, key)!r} is no list of whole numbers")
+            for value in getattr(self, key):
+                _check_whole(key, value, least=1)
+        if not self.channel_mult:
+            raise ValueError("channel_mult is empty: give one factor a level")
+        if type(self.fourier_scale) not in (int, float) or not 0 < self.fourier_scale < float("inf"):
+            raise ValueError(f"fourier_scale {self.fourier_scale!r} is no number above 0")
+        if type(self.guidance) is not bool:
+            raise ValueError(f"guidance {self.guidance!r} is neither true nor false")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -82,3 +105,8 @@ class NetworkConfig:
                     f"width {width} at resolution {self.resolution >> level} does not divide into heads of "
                     f"head_channels {self.head_channels}: change model_channels or head_channels"
                 )
+
+
+def _check_whole(key: str, value: Any, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{key} {value!r} is no whole number from {least}")

@@ -113,7 +113,6 @@ def _preset_facts(target: str) -> dict[str, Any]:
         "preset": target,
         "parameters": count_parameters(config),
         "macs": count_macs(config),
-        "parameterization": "trigflow",
         "network": asdict(config),
     }
 

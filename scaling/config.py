@@ -146,11 +146,12 @@ class StudyConfig(Section):
                 f"teacher.label_dropout: is 0, but {users[0]} needs a teacher that was trained without labels too: "
                 f"{known}{self._of(size)}"
             )
-        wanted = set(sampling.student_steps) if guided else set()
-        if set(sampling.student_guidance) != wanted:
+        # Strengths may wait in the file while the methods that use them are left out.
+        if guided and set(sampling.student_guidance) != set(sampling.student_steps):
             raise ValueError(
                 f"sampling.student_guidance: has strengths for steps {sorted(sampling.student_guidance)}, but students "
-                f"with guidance are sampled in steps {sorted(wanted)}: give one strength each{self._of(size)}"
+                f"with guidance are sampled in steps {sorted(sampling.student_steps)}: give one strength each"
+                f"{self._of(size)}"
             )
         for method, (low, high) in guided.items():
             for strength in sampling.student_guidance.values():

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
-from models.family import Family, count_macs, count_parameters
-from models.network import NetworkConfig
+from models.family import Family
 from scaling.analysis.table import PUBLISHED, load_table
+from scaling.plan.costs import count
 
 # The tables of a family, and of those the one whose multiply-adds were printed rather than counted by us.
 TABLES = {
@@ -47,41 +44,17 @@ def published_macs(family: str) -> dict[str, float]:
 
 def describe_sizes(family: Family) -> list[dict[str, Any]]:
     """One record a size: family, size, model_channels, parameters, macs, and what was published of it."""
-    macs, fids, printed = macs_by_size(family.sizes), published_fids(family.name), published_macs(family.name)
+    fids, printed = published_fids(family.name), published_macs(family.name)
+    counts = {size: count(config) for size, config in family.sizes.items()}
     return [
         {
             "family": family.name,
             "size": size,
             "model_channels": config.model_channels,
-            "parameters": count_parameters(config),
-            "macs": macs[size],
+            "parameters": counts[size].parameters,
+            "macs": counts[size].forward_macs,
             "published_macs": printed.get(size),
             "published_fid": fids.get(size, {}),
         }
         for size, config in family.sizes.items()
     ]
-
-
-def macs_by_size(sizes: Mapping[str, NetworkConfig]) -> dict[str, int]:
-    """Multiply-adds of one forward pass of each size.
-
-    Sizes that differ in model_channels C alone cost exactly a C^2 + b C (every layer joins two widths, or one width
-    and a fixed number of channels, classes or pixels): two are counted, the rest follow.
-    """
-    groups: dict[NetworkConfig, list[str]] = {}
-    for size, config in sizes.items():
-        groups.setdefault(replace(config, model_channels=0), []).append(size)
-    return {size: macs for group in groups.values() for size, macs in _group_macs(sizes, group).items()}
-
-
-def _group_macs(sizes: Mapping[str, NetworkConfig], group: Sequence[str]) -> dict[str, int]:
-    channels = {size: sizes[size].model_channels for size in group}
-    distinct = {c: size for size, c in channels.items()}
-    counted = [(c, count_macs(sizes[size])) for c, size in sorted(distinct.items())[:2]]
-    c1, m1 = counted[0]
-    if len(counted) == 1:
-        return dict.fromkeys(group, m1)
-    c2, m2 = counted[1]
-    square = (Fraction(m2, c2) - Fraction(m1, c1)) / (c2 - c1)
-    linear = Fraction(m1, c1) - square * c1
-    return {size: int(square * c**2 + linear * c) for size, c in channels.items()}

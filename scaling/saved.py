@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -125,7 +126,10 @@ def load_model(folder: Path) -> SavedModel:
     description = validate(Description, {k: v for k, v in content.items() if k not in ("format", "sha256")}, str(path))
     config = network_config(description.network, f"{path}: network")
     _check_weights(folder / WEIGHTS, config, description)
-    return SavedModel(folder, config, description, str(content.get("sha256")))
+    sha256 = content.get("sha256")
+    if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ModelError(f"{path}: sha256 is {sha256!r}, not 64 hexadecimal digits: the file was altered; import again")
+    return SavedModel(folder, config, description, sha256)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def load_family(name: str) -> Family:
     path = CONFIGS / "family" / f"{name}.yaml"
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise ConfigError(f"family: unknown family {name!r}; {nearest(name, known)}")
+        hint = nearest(name, known)
+        hint = hint if hint.startswith("known") else f"{hint} Known: {', '.join(known)}"
+        raise ConfigError(f"family: unknown family {name!r}; {hint}")
     return build_family(read_yaml(path), str(path))
 
 

@@ -50,7 +50,7 @@ class DeviceMemory:
 
     @property
     def total(self) -> int:
-        """The sum: an upper bound of the peak, since gradients grow while activations are released."""
+        """The sum, as if all parts peaked at one moment; gradients grow while activations are released."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 

@@ -42,6 +42,8 @@ def measured_rate(accelerator: Accelerator, precision: str, path: Path) -> Rate:
     ConfigError where there is no such run, where it is too short, and where it was faster than the accelerator's peak.
     """
     home = path if path.is_dir() else path.parent
+    if not (home / "config.yaml").exists():
+        raise ConfigError(f"--measured {path}: is no run: name the folder of a run, or the metrics.jsonl in it")
     run = load_run(home)
     work = cost(run.spec, checkpointing=run.launch.activation_checkpointing)
     speed = _images_per_second(home / "metrics.jsonl" if path.is_dir() else path) / run.launch.devices

@@ -66,6 +66,12 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
+def test_names_that_move_the_cursor_are_written_out(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x04c\x1b[2Jos\nsystem\n.")
+    assert r"it wants to use \x1b[2Jos.system, which" in refused(path)
+
+
 HOSTILE: dict[str, tuple[Callable[[str], Wants], str]] = {
     "system": (lambda mark: Wants(os.system, f"touch {mark}"), "posix.system"),
     "popen": (lambda mark: Wants(subprocess.Popen, ["touch", mark]), "subprocess.Popen"),

@@ -15,7 +15,8 @@ from models.network import FLAVOURS
 from models.trigflow import TrigFlowNet
 
 FAMILIES = Path(__file__).parents[2] / "configs" / "family"
-# EDM2, table of model sizes: parameters with the weighting head's 128, and GMACs at 64x64x4 to one decimal.
+# EDM2's networks: parameters with the weighting head's 128, and GMACs at 64x64x4 of the operations that are counted
+# here, to one decimal.
 IMG512 = {
     "xxs": (31_309_029, None),
     "xs": (124_713_253, 45.0),
@@ -88,6 +89,15 @@ def test_a_family_has_one_flavour_and_keys_of_its_own() -> None:
         ("img512", {"head_channels": 48}, r"width 256 at resolution 8 .* heads of head_channels 48"),
         ("nano", {"attention_resolutions": [5]}, r"attention_resolutions 5 is no level: the levels are \[8, 4\]"),
         ("nano", {"time_input": "sigma"}, "time_input 'sigma' is unknown: choose one of t, log_sigma"),
+        ("nano", {"head_channels": 0}, "head_channels 0 is no whole number from 1"),
+        ("nano", {"blocks_per_level": 1.5}, "blocks_per_level 1.5 is no whole number from 1"),
+        ("nano", {"num_classes": True}, "num_classes True is no whole number from 0"),
+        ("nano", {"latent_channels": "4"}, "latent_channels '4' is no whole number from 1"),
+        ("nano", {"channel_mult": [0, 1]}, "channel_mult 0 is no whole number from 1"),
+        ("nano", {"channel_mult": []}, "channel_mult is empty"),
+        ("nano", {"channel_mult": 3}, "channel_mult 3 is no list"),
+        ("nano", {"fourier_scale": "x"}, "fourier_scale 'x' is no number above 0"),
+        ("nano", {"guidance": "yes"}, "guidance 'yes' is neither true nor false"),
         ("nano", {"model_chanels": 3}, "model_chanels: unknown key; known: .*model_channels"),
     ],
 )
@@ -117,6 +127,9 @@ def test_an_unknown_size_lists_the_known() -> None:
         ({"sizes": ["s", "m"]}, r"here: sizes is \['s', 'm'\]: give a mapping"),
         ({"sizes": {"s": None}}, "here: sizes.s is None: give a mapping"),
         ({"colour": "red"}, "unknown key 'colour'"),
+        ({"flavour": ["edm2"]}, r"here: flavour \['edm2'\] is unknown"),
+        ({"sizes": {}}, "at least one size"),
+        ({"name": [1], "sizes": {"s": {}}}, "a name, a text"),
         ({"flavour": "mint"}, "here: flavour 'mint' is unknown: known are edm2, trigflow"),
     ],
 )

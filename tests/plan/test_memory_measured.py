@@ -13,7 +13,7 @@ from scaling.plan.memory import Strategy
 
 def check(strategy: Strategy, precision: Precision, student: bool) -> None:
     records = compare_held(strategy, precision, student)
-    assert len(records) == 4
+    assert len(records) == (3 if strategy.startswith("zero") else 4)  # no average is kept under DeepSpeed yet
     for record in records:
         assert record["measured"] > 0, record
         assert abs(record["deviation"]) < 0.02, record

@@ -130,7 +130,7 @@ def test_a_budget_names_what_is_left_out(study: Path, plan: Fixture) -> None:
         (("--budget=-3",), "device-hours above 0"),
         (("--budget", "nan"), "device-hours above 0"),
         (("--strategy", "fsdp"), f"known are auto, {', '.join(STRATEGIES)}"),
-        (("--measured", "nowhere/metrics.jsonl"), "nowhere/config.yaml: no such file"),
+        (("--measured", "nowhere/metrics.jsonl"), "--measured nowhere/metrics.jsonl: is no run"),
         (("--measured", "nowhere", "--utilisation", "0.4"), "give one of them"),
     ],
 )

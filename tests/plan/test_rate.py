@@ -82,5 +82,5 @@ def test_no_run_there(home: Path, tmp_path: Path) -> None:
     (home / "metrics.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"metrics.jsonl: no such file"):
         measured_rate(CORE, "fp32", home)
-    with pytest.raises(ConfigError, match=r"config.yaml: no such file"):
+    with pytest.raises(ConfigError, match=r"--measured .*nowhere/metrics.jsonl: is no run"):
         measured_rate(CORE, "fp32", tmp_path / "nowhere" / "metrics.jsonl")

@@ -93,10 +93,6 @@ MISTAKES = {
         ["scd.guidance=[1, 2]", "teacher.label_dropout=0.1", "sampling.student_guidance={1: 1.5}"],
         ["sampling.student_guidance: has strengths for steps [1], but", "sampled in steps [1, 2]: give one strength"],
     ),
-    "strength for nobody": (
-        ["sampling.student_guidance={1: 1.5}"],
-        ["sampling.student_guidance: has strengths for steps [1], but", "sampled in steps []"],
-    ),
     "strength unseen": (
         ["scd.guidance=[1, 2]", "teacher.label_dropout=0.1", "sampling.student_guidance={1: 2.5, 2: 1}"],
         ["sampling.student_guidance: 2.5 is outside scd.guidance [1.0, 2.0]", "choose one inside"],
