@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -61,22 +62,22 @@ class Encoder:
 
     def normalize(self, z: Tensor) -> Tensor:
         """Latents of `encode` -> what networks see: mean 0 and standard deviation SIGMA_DATA in each channel."""
-        mean, std = self._statistics(z)
+        mean, std = self._statistics(z.device, z.dtype)
         return (z - mean) * (SIGMA_DATA / std)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """The inverse of `normalize`."""
-        mean, std = self._statistics(x)
+        mean, std = self._statistics(x.device, x.dtype)
         return x * (std / SIGMA_DATA) + mean
 
     def to_images(self, x: Tensor) -> Tensor:
         """What networks make [N, c, h, w] -> images uint8 [N, H, W, C]."""
         return self.decode(self.denormalize(x))
 
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, device=like.device, dtype=like.dtype).reshape(shape)
-        return mean, torch.tensor(self.std, device=like.device, dtype=like.dtype).reshape(shape)
+    @cache  # noqa: B019 - encoders live as long as the module, and a GPU waits for each constant that is sent to it
+    def _statistics(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        mean, std = torch.tensor([self.mean, self.std], device=device, dtype=dtype).reshape(2, 1, -1, 1, 1)
+        return mean, std
 
 
 def _pixels_to_unit(images: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ class Family:
 
     name: str
     sizes: Mapping[str, NetworkConfig]
+    # For each size, from how many devices on which strategy of training is the default.
+    strategies: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     def size(self, name: str) -> NetworkConfig:
         """The network of that size; FamilyError lists the known sizes."""
@@ -30,12 +32,18 @@ class Family:
             raise FamilyError(f"family {self.name!r} has no size {name!r}: its sizes are {', '.join(self.sizes)}")
         return self.sizes[name]
 
+    def strategy(self, size: str, devices: int) -> str:
+        """The default strategy of training a size on so many devices; ddp where the file names none."""
+        found = self.strategies.get(size, {})
+        return next((found[least] for least in sorted(found, reverse=True) if least <= devices), "ddp")
+
 
 def build_family(content: Mapping[str, Any], where: str) -> Family:
     """A family from the mapping of its file: `name`, `common` (keys of every size) and `sizes` (keys of each).
 
     `flavour` (edm2 or trigflow) stands for the keys of `models.network.FLAVOURS`, which common and sizes may change.
-    Raises FamilyError naming the file, the size and the key.
+    `strategy`: {size: {devices: strategy}}, the default strategies of training. Raises FamilyError naming the file, the
+    size and the key.
     """
     for key in ("name", "common", "sizes"):
         if key not in content:
@@ -49,17 +57,29 @@ def build_family(content: Mapping[str, Any], where: str) -> Family:
     for size, keys in content["sizes"].items():
         if not isinstance(keys, Mapping):
             raise FamilyError(f"{where}: sizes.{size} is {keys!r}: give a mapping of keys to values")
-    if surplus := set(content) - {"name", "flavour", "common", "sizes"}:
-        raise FamilyError(
-            f"{where}: unknown key {sorted(surplus)[0]!r}: a family file holds name, flavour, common and sizes"
-        )
+    if surplus := set(content) - {"name", "flavour", "common", "sizes", "strategy"}:
+        raise FamilyError(f"{where}: unknown key {sorted(surplus)[0]!r}; known: name, flavour, common, sizes, strategy")
     if not isinstance(content["name"], str) or not content["sizes"]:
         raise FamilyError(f"{where}: give the family a name, a text, and at least one size")
     sizes = {
         str(size): network_config({**FLAVOURS[flavour], **content["common"], **keys}, f"{where}: sizes.{size}")
         for size, keys in content["sizes"].items()
     }
-    return Family(content["name"], sizes)
+    return Family(content["name"], sizes, _strategies(content.get("strategy", {}), sizes, where))
+
+
+def _strategies(content: Any, sizes: Iterable[str], where: str) -> dict[str, dict[int, str]]:
+    if not isinstance(content, Mapping):
+        raise FamilyError(f"{where}: strategy is {content!r}: give a mapping of sizes to {{devices: strategy}}")
+    for size, steps in content.items():
+        if str(size) not in sizes:
+            raise FamilyError(f"{where}: strategy.{size}: there is no such size; the sizes are {', '.join(sizes)}")
+        if not isinstance(steps, Mapping) or not all(type(n) is int and n > 0 for n in steps):
+            raise FamilyError(
+                f"{where}: strategy.{size} is {steps!r}: give {{devices: strategy}}, such as {{1: ddp, 2: fsdp2}}, "
+                "which is fsdp2 from 2 devices on"
+            )
+    return {str(size): {n: str(name) for n, name in steps.items()} for size, steps in content.items()}
 
 
 def network_config(content: Mapping[str, Any], where: str) -> NetworkConfig:

@@ -128,7 +128,8 @@ class TrigFlowNet(nn.Module):
         if not with_weight:
             return f
         c_noise = noise_condition(value_of(t), self.config.time_input)
-        return f, self.logvar_linear(self.logvar_fourier(c_noise)).flatten().float()
+        # The sum of one: a view of it would have FSDP2 warn of what could be done to views.
+        return f, self.logvar_linear(self.logvar_fourier(c_noise)).sum(1).float()
 
     def force_weight_norm(self) -> None:
         """Normalise every stored weight; called after each optimizer step (EDM2, section 2.3)."""

@@ -46,6 +46,16 @@ def self_attention(qkv: Signal, heads: int) -> Signal:
     return linear(lambda y: y.mT.reshape(batch, channels // 3, height, width), out)
 
 
+def _signal(value: Tensor, tangent: Tensor | None) -> Signal:
+    return value if tangent is None else Dual(value, tangent)
+
+
+def _tensors(a: Signal, b: Signal) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Values and tangents of two signals."""
+    (va, ta), (vb, tb) = ((x.value, x.tangent) if isinstance(x, Dual) else (x, None) for x in (a, b))
+    return va, vb, ta, tb
+
+
 class Block(nn.Module):
     """One residual block: [B, i, H, W] and an embedding [B, E] -> [B, o, H', W']."""
 
@@ -71,11 +81,26 @@ class Block(nn.Module):
             self.attn_qkv = MPLinear(o, 3 * o, (1, 1))
             self.attn_proj = MPLinear(o, o, (1, 1))
 
-    def forward(self, x: Signal, emb: Signal, drop: Dropout | None = None, recompute: bool = False) -> Signal:
-        """`recompute`: keep the inputs alone for the backward pass (activation checkpointing)."""
+    def forward(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        dx: Tensor | None = None,
+        demb: Tensor | None = None,
+        drop: Dropout | None = None,
+        recompute: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The value; with the tangents dx, demb of both inputs, the value and its tangent.
+
+        Plain tensors, because the hooks by which ZeRO-3 reduces gradients see no others. `recompute`: keep the inputs
+        alone for the backward pass (activation checkpointing).
+        """
+        a, b = _signal(x, dx), _signal(emb, demb)
         if recompute and torch.is_grad_enabled():
-            return recomputed(lambda a, b: self._forward(a, b, drop), x, emb)
-        return self._forward(x, emb, drop)
+            out = recomputed(lambda a, b: self._forward(a, b, drop), a, b)
+        else:
+            out = self._forward(a, b, drop)
+        return (out.value, out.tangent) if isinstance(out, Dual) else out
 
     def _forward(self, x: Signal, emb: Signal, drop: Dropout | None) -> Signal:
         x = resample(x, self.resampling)
@@ -204,7 +229,8 @@ class UNet(nn.Module):
 
     def _block(self, block: nn.Module, name: str, n: int, x: Signal, emb: Signal, drop: Dropout | None) -> Signal:
         here = drop.at(int(name.split("x")[0]), n) if drop is not None else None
-        return block(x, emb, here, self.activation_checkpointing)
+        out = block(*_tensors(x, emb), here, self.activation_checkpointing)
+        return Dual(*out) if isinstance(out, tuple) else out
 
     def embed(self, t: Signal, labels: Tensor, guidance: Tensor | None = None) -> Signal:
         """The embedding [B, E] of time, guidance and class."""

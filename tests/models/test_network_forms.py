@@ -163,7 +163,7 @@ def test_channels_last(kind: str) -> None:
     layouts: list[bool] = []
 
     def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        parts = output if isinstance(output, Dual) else [output]
+        parts = output if isinstance(output, tuple) else [output]
         layouts.extend(part.is_contiguous(memory_format=torch.channels_last) for part in parts)
 
     for module in net.modules():
