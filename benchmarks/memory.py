@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -23,19 +22,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
+from benchmarks.allocator import allocated_peak
 from benchmarks.memory_held import SIGMA_REL, draw, objective
 from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
+from scaling.config import Launch
 from scaling.machine import machine
 from scaling.plan.activations import DTYPES, Precision, activation_bytes
 from scaling.plan.memory import STUDENT_DROPOUT, Strategy, device_memory
-from scaling.training.ema import PowerEMA
-from scaling.training.loop import ADAM
+from scaling.sections import Ema
+from scaling.training.ema import Averages
+from scaling.training.parallel import build_engine
+from scaling.training.world import World
+from slurm.ranks import free_port, rank_variables
 
 Record = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
@@ -44,31 +47,20 @@ DEEP = NetworkConfig(32, 4, 10, 32, (1, 2, 3, 4), 3, (16, 8), head_channels=32) 
 SMALL = NetworkConfig(16, 4, 10, 64, (1, 2), 1, (8,), head_channels=32)
 IMG512 = {"s": 192, "m": 256, "l": 320, "xl": 384, "xxl": 448}
 MIB = 2**20
-HELD: list[tuple[Strategy, Precision, bool]] = [
-    ("ddp", "fp32", False),
-    ("ddp", "fp32", True),
-    ("fsdp2", "fp32", False),
-    ("fsdp2", "fp32", True),
-    ("zero1", "fp32", False),
-    ("zero1", "bf16", False),
-    ("zero2", "fp32", False),
-    ("zero2", "bf16", False),
-    ("zero3", "fp32", False),
-    ("zero3", "bf16", False),
-]
+STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+RUNS: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("bf16", True))  # and whether it is a student
+HELD: list[tuple[Strategy, Precision, bool]] = [(s, p, student) for s in STRATEGIES for p, student in RUNS]
 
 
 def held(strategy: Strategy, network: NetworkConfig, student: bool, precision: Precision) -> dict[str, int]:
     """The bytes that the fuller of two gloo processes holds, part by part, as `memory_held.held` finds them."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     command = [sys.executable, str(Path(__file__).with_name("memory_held.py")), strategy, json.dumps(asdict(network))]
-    command += ["student" if student else "teacher", precision, f"tcp://127.0.0.1:{port}"]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command += ["student" if student else "teacher", precision]
+    port = free_port()
     processes = [
         subprocess.Popen(
             command,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "DS_ACCELERATOR": "cpu"},
+            env={**os.environ, **rank_variables(rank, 2, port), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -117,15 +109,7 @@ def allocator_peak(network: NetworkConfig, batch: int, student: bool, checkpoint
         loss.backward()
 
     step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    recorded: Any = profiler.profiler
-    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
-    total = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
-        peak = max(peak, total)
-    return peak
+    return allocated_peak(step)
 
 
 def compare_activations(network: NetworkConfig, name: str, batch: int) -> list[Record]:
@@ -173,16 +157,16 @@ def _gpu_peak(network: NetworkConfig, microbatch: int, student: bool, checkpoint
     samples = draw(network, count=microbatch, device="cuda")
     drop = Dropout(0.1, samples.labels, STUDENT_DROPOUT if student else None)
     samples = replace(samples, dropout=drop)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True, **ADAM)
-    ema = PowerEMA(net, SIGMA_REL)
-    for step in range(3):
+    engine = build_engine(net, Launch(), World(0, 1, torch.device("cuda")))
+    averages = Averages(engine.weights(), Ema(sigma_rel=SIGMA_REL), microbatch)
+    for update in (1, 2, 3):
         torch.cuda.reset_peak_memory_stats()
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = objective(net, samples, student)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)  # as the buckets of DDP stay
-        ema.update(net, step + 1)
+        with engine.micro(last=True):
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = objective(engine.net, samples, student)
+            engine.backward(loss)
+        engine.step(1e-3, 1.0)
+        averages.update(engine.weights(), update)
     return torch.cuda.max_memory_allocated() - before
 
 

@@ -87,7 +87,7 @@ def study_plan(
     unknown = RunData(content_sha256="", held_out_sha256="", encoder=opened.config.data.encoder)
     runs = expand(opened.config, opened.family, unknown)
     options = Options(accelerator, devices, utilisation, measured, microbatch, strategy, budget)
-    plan = build_plan(opened.config, runs, options)
+    plan = build_plan(opened.config, opened.family, runs, options)
     show(plan_tables(plan), plan_json(plan), as_json)
 
 
@@ -230,8 +230,9 @@ def usage_errors() -> tuple[type[Exception], ...]:
     from scaling.report.record import ReportError
     from scaling.saved import ModelError
     from scaling.training.checkpoint import CheckpointError
+    from scaling.training.errors import ParallelError
 
-    ours = (ConfigError, FamilyError, DataError, CheckpointError, TableError, ReportError, InUse)
+    ours = (ConfigError, FamilyError, DataError, CheckpointError, ParallelError, TableError, ReportError, InUse)
     return (*ours, EDM2Error, EncoderError, ModelError)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MACS = (
     "multiply-adds of one forward pass of one sample, each counted once; EDM2's own figures hold element-wise work too"
 )
+ERROR = "profile_error: relative L2 distance of the profile from that of sigma_rel"
 FIDS = "EDM2 without guidance/with; the paper's TrigFlow teacher; consistency models in 1/2 steps"
 
 model_app = typer.Typer(help="Families of networks, EDM2's checkpoints and weights at rest.", no_args_is_help=True)
@@ -54,18 +55,10 @@ def model_show(
     as_json: AsJson = False,
 ) -> None:
     """Show one network: its shape, parameters, multiply-adds, parameterization and where its weights come from."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from scaling.saved import load_model
 
     facts = _facts(load_model(Path(target))) if Path(target).is_dir() else _preset_facts(target)
-    table = Table(title=escape(target), show_header=False, caption="MACs: multiply-adds of one forward pass")
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in _flat(facts):
-        table.add_row(escape(key), escape(value))
-    show([table], facts, as_json)
+    show([_listing(target, facts, "MACs: multiply-adds of one forward pass")], facts, as_json)
 
 
 @model_app.command("import-edm2")
@@ -85,6 +78,45 @@ def model_import(
     print(f"{saved.folder}: {description.parameters:,} parameters, preset {preset}")
     print(f"parameterization {description.parameterization}, encoder {description.encoder or 'none: pixels'}, float32")
     print(f"licence: {description.source.licence if description.source else 'unknown'}")
+
+
+@model_app.command("ema")
+def model_ema(
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="folder of a run, with its config.yaml and snapshots")],
+    sigma_rel: Annotated[float, typer.Option(help="relative width of the average, between 0 and 0.28")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="new folder for the weights")],
+    updates: Annotated[
+        int | None, typer.Option(min=1, help="optimizer steps after which the average is taken; newest unless given")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the average of a run's weights with any width, from snapshots of the averages that were kept."""
+    from data_pipeline.files import refuse_occupied
+    from scaling.runs import load_run
+    from scaling.saved import save_model
+    from scaling.training.posthoc import reconstruct
+
+    refuse_occupied(to)
+    spec = load_run(home).spec
+    made = reconstruct(home, spec, sigma_rel, updates)
+    config, encoder = spec.network_config(), spec.data.encoder
+    saved = save_model(to, config, made.state, parameterization="trigflow", encoder=encoder, source=None)
+    facts = {"folder": str(saved.folder), "sha256": saved.sha256, **made.facts()}
+    terms = [asdict(term) for term in made.terms]
+    show([_listing(str(to), facts, ERROR)], {**facts, "coefficients": terms}, as_json)
+
+
+def _listing(title: str, facts: Mapping[str, Any], caption: str) -> Table:
+    """Facts by name, for people."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), show_header=False, caption=caption)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in _flat(facts):
+        table.add_row(escape(key), escape(value))
+    return table
 
 
 def _family_names() -> list[str]:

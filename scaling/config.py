@@ -121,13 +121,15 @@ class StudyConfig(Section):
 
     def _check_profiles(self, size: str) -> None:
         """Every average that is used is one that is kept."""
-        kept, sampling = self.ema_of(size).sigma_rel, self.sampling_of(size)
+        ema, sampling = self.ema_of(size), self.sampling_of(size)
         used = {"sampling.teacher_ema": sampling.teacher_ema, "sampling.student_ema": sampling.student_ema}
         used |= {f"{method}.teacher_ema": recipe.teacher_ema for method, recipe in self.students(size)}
-        for key, sigma_rel in used.items():
-            if sigma_rel not in kept:
+        for key, value in used.items():
+            profiles = "sigma_rel" if value < 1 else "half_life_images"
+            kept = getattr(ema, profiles)
+            if value not in kept:
                 raise ValueError(
-                    f"{key}: {sigma_rel} is not among ema.sigma_rel {list(kept)}: add it there{self._of(size)}"
+                    f"{key}: {value} is not among ema.{profiles} {list(kept)}: add it there{self._of(size)}"
                 )
 
     def _check_guidance(self, size: str) -> None:

@@ -17,7 +17,7 @@ from scaling.guidance import Network, guided
 from scaling.runs import RunSpec
 from scaling.sampling import Velocity, sample_student, sample_teacher, teacher_evaluations
 from scaling.training.checkpoint import Checkpoint
-from scaling.training.loop import Interrupted
+from scaling.training.errors import Interrupted
 from scaling.training.randomness import derive_seed, normals
 from scaling.training.start import averaged_weights
 
@@ -32,9 +32,9 @@ def sampler_steps(spec: RunSpec) -> dict[int, int]:
 
 def load_network(found: Checkpoint, spec: RunSpec, device: torch.device) -> TrigFlowNet:
     """The network of a checkpoint with the averaged weights that its run is sampled with."""
-    sigma_rel = spec.sampling.teacher_ema if spec.method == "teacher" else spec.sampling.student_ema
+    profile = spec.sampling.teacher_ema if spec.method == "teacher" else spec.sampling.student_ema
     net = TrigFlowNet(spec.network_config())
-    net.load_state_dict(averaged_weights(found, sigma_rel))
+    net.load_state_dict(averaged_weights(found, profile))
     return net.to(device).eval().requires_grad_(False)
 
 

@@ -17,20 +17,14 @@ def check_runnable(config: StudyConfig) -> None:
 
 def _obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
     """(key, value, reason and remedy) of each."""
-    evaluation, launch, encoder = config.evaluation, config.launch, config.data.encoder
+    evaluation, encoder = config.evaluation, config.data.encoder
     if "vsd" in config.methods:
         yield "methods", list(config.methods), "vsd cannot be trained: remove it"
-    if config.precision == "fp16":
-        yield "precision", config.precision, "there is no loss scaling: set bf16 or fp32"
     if get_encoder(encoder).codec is None:
         yield "data.encoder", encoder, "its VAE cannot make images to judge: use an encoder without a VAE"
+        if config.launch.grid_steps:
+            yield "launch.grid_steps", config.launch.grid_steps, "nor can it make images to look at: set 0"
     if evaluation.metric == "fid":
         yield "evaluation.metric", evaluation.metric, "FID cannot be measured: set fd-fashion, on the embedded data set"
     if evaluation.repeats > 1:
         yield "evaluation.repeats", evaluation.repeats, "one set of samples is judged: set 1"
-    if launch.devices > 1:
-        yield "launch.devices", launch.devices, "a run takes one device: set 1"
-    if launch.strategy != "auto":
-        yield "launch.strategy", launch.strategy, "a run takes one device, where nothing is sharded: set auto"
-    if launch.microbatch:
-        yield "launch.microbatch", launch.microbatch, "a batch is one pass: set 0"

@@ -20,6 +20,7 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Guidance = Annotated[float, Field(ge=0)]
 RelativeWidth = Annotated[float, Field(gt=0, lt=0.28)]  # a power-function profile can be no wider
+PROFILE = "its sigma_rel (below 1), or its half-life in images (from 1 on)"
 
 
 class Recipe(Section):
@@ -66,7 +67,7 @@ class StudentRecipe(Recipe):
         default=16, description="finest resolution, in latent pixels, whose blocks drop features; null: all do"
     )
     teacher_ema: PositiveFloat = Field(
-        default=0.05, description="sigma_rel of the teacher's EMA that starts and is distilled"
+        default=0.05, description=f"the teacher's EMA that starts and is distilled: {PROFILE}"
     )
     warmup_steps: int = Field(
         default=10000, ge=0, description="H: steps over which the tangent's second term rises to full"
@@ -129,8 +130,17 @@ class Ema(Section):
     """Averages of the weights that are kept while training."""
 
     sigma_rel: tuple[RelativeWidth, ...] = Field(
-        default=(0.05, 0.10), min_length=1, description="relative widths of the profiles"
+        default=(0.05, 0.10), description="relative widths of the power-function profiles"
     )
+    half_life_images: tuple[Positive, ...] = Field(
+        default=(), description="half-lives of plain exponential averages, images seen"
+    )
+
+    @model_validator(mode="after")
+    def _keeps_one(self) -> Ema:
+        if not self.sigma_rel and not self.half_life_images:
+            raise ValueError("sigma_rel: name one profile at least, or a half-life in half_life_images")
+        return self
 
 
 class Sampling(Section):
@@ -150,8 +160,8 @@ class Sampling(Section):
         description="guidance strength of students trained with guidance: {number of steps: strength}",
     )
     intermediate_t: float = Field(default=1.1, gt=0, lt=1.5645, description="time of the second step, radians")
-    teacher_ema: PositiveFloat = Field(default=0.05, description="sigma_rel of the EMA a teacher is sampled with")
-    student_ema: PositiveFloat = Field(default=0.05, description="sigma_rel of the EMA a student is sampled with")
+    teacher_ema: PositiveFloat = Field(default=0.05, description=f"EMA a teacher is sampled with: {PROFILE}")
+    student_ema: PositiveFloat = Field(default=0.05, description=f"EMA a student is sampled with: {PROFILE}")
     batch: Positive = Field(default=250, description="images a forward pass")
     seed: int = Field(default=0, ge=0, description="seed of the sampling noise, the same for every run of the study")
 
@@ -173,13 +183,42 @@ class Launch(Section):
     folder: Path = Field(default=Path("runs"), description="folder that holds the studies")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
     threads: Positive = Field(default=1, description="CPU threads a run")
-    workers: int = Field(default=0, ge=0, description="runs at once; 0 means CPU cores / threads, or one on a GPU")
+    workers: int = Field(
+        default=0, ge=0, description="runs at once; 0: CPU cores / (threads x devices), or one on GPUs"
+    )
     checkpoint_seconds: PositiveFloat = Field(default=20.0, description="seconds between checkpoints")
+    checkpoint_keep: Positive = Field(default=2, description="newest checkpoints that are kept")
+    checkpoint_keep_steps: int = Field(
+        default=0, ge=0, description="checkpoints after every so many steps are kept for good; 0: none"
+    )
+    ema_snapshot_steps: int = Field(
+        default=0, ge=0, description="steps between snapshots of the averages, for `trigscale model ema`; 0: none"
+    )
     log_every: Positive = Field(default=20, description="steps between lines of metrics.jsonl")
+    grid_steps: int = Field(default=0, ge=0, description="steps between grids of samples; 0: none")
+    tensorboard: bool = Field(default=False, description="write the metrics for TensorBoard too")
+    wandb: str | None = Field(
+        default=None, description="project of Weights & Biases that the metrics go to; null: none"
+    )
+    profile: tuple[Positive, Positive] | None = Field(
+        default=None, description="first and last step of which a profile is recorded; null: none"
+    )
+    memory_snapshot: bool = Field(
+        default=False, description="record every allocation of the GPU's memory in the steps of `profile`"
+    )
     accelerator: str | None = Field(default=None, description="name of the device that `study plan` counts with")
     devices: Positive = Field(default=1, description="devices a run")
     strategy: Strategy = Field(
         default="auto", description="how weights and optimizer state lie on the devices of a run"
+    )
+    shard_devices: int = Field(
+        default=0, ge=0, description="devices that share one copy of the weights under hsdp; 0: those of a machine"
+    )
+    compile: bool = Field(
+        default=False, description="compile the blocks of the network: minutes once, then faster steps"
+    )
+    stop_seconds: PositiveFloat = Field(
+        default=45.0, description="seconds that a run asked to stop may take to save its state"
     )
     microbatch: int = Field(
         default=0, ge=0, description="images a device takes in one pass; 0 means the batch / devices"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,17 +17,18 @@ from data_pipeline.manifest import DataError, Manifest
 from models.family import Family, build_family
 from scaling.config import CONFIGS, ConfigError, StudyConfig, load_study, nearest, read_yaml
 from scaling.datasets import Prepared, known_encoder, prepare, write_reference
+from scaling.launching import check_launch, launch_of, worker_environment, workers
 from scaling.locks import locked
 from scaling.machine import describe_launch
 from scaling.plan.costs import seconds_estimate
 from scaling.runnable import check_runnable
 from scaling.runs import Run, RunFile, dump_run, expand
+from scaling.stopping import EXIT_AGAIN
 from scaling.weights import verify_weights
-from scaling.worker import EXIT_AGAIN, EXIT_USAGE, pick_device
+from scaling.worker import EXIT_USAGE, pick_device
 from slurm.graph import Job, JobGraph
 from slurm.local import JobEvent, JobState, run_local
 
-ROOT = Path(__file__).resolve().parents[1]
 GRACE_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ def run_study(study: Study, command: str) -> int:
     check_runnable(study.config)
     verify_weights(study.config, study.family)
     device = pick_device(study.config.launch)
+    check_launch(study.config, study.family, device)
     folder = study.folder
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
@@ -171,7 +172,7 @@ def write_homes(study: Study, runs: Sequence[Run], prepared: Prepared, reference
             reference=reference.resolve(),
             teacher_home=(study.folder / run.parent.name()).resolve() if run.parent else None,
             weights=run.weights.resolve() if run.weights else None,
-            launch=study.config.launch,
+            launch=launch_of(study.config, study.family, run.spec.size),
         )
         write_text_atomic(home / "config.yaml", dump_run(content))
 
@@ -205,20 +206,6 @@ def launch(study: Study, runs: Sequence[Run], device: str, display: Any) -> dict
         grace_seconds=GRACE_SECONDS,
     )
     return codes
-
-
-def workers(config: StudyConfig, device: str) -> int:
-    """How many runs at once: launch.workers, else one a GPU, else as many as the cores hold."""
-    if config.launch.workers:
-        return config.launch.workers
-    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)) // config.launch.threads)
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: ours, with the threads of all libraries bounded and this checkout importable."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    bounds = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return {**os.environ, **bounds, "PYTHONPATH": path}
 
 
 def exit_code(failed: dict[str, int]) -> int:

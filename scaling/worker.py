@@ -1,7 +1,8 @@
-"""One run in a process of its own: train, sample, evaluate; `python -m scaling.worker HOME`.
+"""One run: train, sample, evaluate; `python -m scaling.worker HOME`.
 
-Launching again continues what is unfinished. Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped on request with
-its state saved ("again", EX_TEMPFAIL).
+Launching again continues what is unfinished. A run on several devices is as many processes: this one starts them,
+unless RANK says that it is one of them. Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped on request with its state
+saved ("again", EX_TEMPFAIL).
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import json
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +34,22 @@ from scaling.generate import generate, load_network, sampler_steps, to_npz, untr
 from scaling.locks import InUse, locked
 from scaling.runs import RunFile, load_run
 from scaling.saved import ModelError
+from scaling.stopping import EXIT_AGAIN, StopRequest
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpoint, CheckpointError
-from scaling.training.loop import Interrupted, TrainingError, train
+from scaling.training.errors import Interrupted, ParallelError, TrainingError
+from scaling.training.loop import train
 from scaling.training.randomness import derive_seed
 from scaling.training.start import Origin, averaged_weights
+from scaling.training.world import World, joined
 from scaling.weights import planned_weights
+from slurm.ranks import run_ranks
 
-EXIT_FAILED, EXIT_USAGE, EXIT_AGAIN = 1, 2, 75
+EXIT_FAILED, EXIT_USAGE = 1, 2
 LOCK_SECONDS = 60.0
+USAGE_ERRORS = (ConfigError, FamilyError, ModelError, DataError, CheckpointError, ParallelError, InUse, OSError)
 
 log = logging.getLogger(__name__)
-
-
-class StopRequest:
-    """True once the process was asked to stop, or once the launcher that started it is gone."""
-
-    def __init__(self) -> None:
-        self._signalled = False
-        launcher = os.environ.get("TRIGSCALE_LAUNCHER_PID")
-        self._launcher = int(launcher) if launcher else None
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-            signal.signal(name, self._on_signal)
-
-    def _on_signal(self, *_: object) -> None:
-        self._signalled = True
-
-    def __call__(self) -> bool:
-        return self._signalled or (self._launcher is not None and os.getppid() != self._launcher)
 
 
 def pick_device(launch: Launch) -> torch.device:
@@ -93,26 +81,31 @@ class Timings:
 
 
 def run(home: Path, stop: StopRequest) -> None:
-    """All stages of the run in `home` that are not done yet."""
+    """All stages of the run in `home` that are not done yet; on several ranks, the first one's alone after training."""
     config = load_run(home)
     if (home / "scores.json").exists():
-        return
+        return None
+    stop.within(config.launch.stop_seconds)
     torch.set_num_threads(config.launch.threads)
-    device = pick_device(config.launch)
     timings = Timings(home / "timings.json", config.launch.threads)
-    with timings.stage("train"):
-        final = _train(config, home, device, stop)
+    with joined(pick_device(config.launch)) as world:
+        if not world.leads:
+            return _train(config, home, world, stop)
+        with timings.stage("train"):
+            _train(config, home, world, stop)
+    final = checkpoint.load(checkpoint.path_of(home / "checkpoints", config.spec.recipe.steps))
     with timings.stage("sample"):
-        _sample(config, home, final, device, stop)
+        _sample(config, home, final, world.device, stop)
     with timings.stage("evaluate"):
-        _evaluate(config, home, device)
+        _evaluate(config, home, world.device)
+    return None
 
 
-def _train(config: RunFile, home: Path, device: torch.device, stop: StopRequest) -> Checkpoint:
+def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None:
     reader = LatentReader(config.shards)
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    return train(config.spec, home, reader, _origin(config), config.launch, device, stop)
+    train(config.spec, home, reader, _origin(config), config.launch, world, stop)
 
 
 def _origin(config: RunFile) -> Origin | None:
@@ -127,7 +120,7 @@ def _origin(config: RunFile) -> Origin | None:
     return None
 
 
-def _teacher(home: Path, sigma_rel: float) -> Origin:
+def _teacher(home: Path, profile: float) -> Origin:
     """The network of the teacher's last checkpoint; an earlier one would make another student."""
     spec = load_run(home).spec
     try:
@@ -137,7 +130,7 @@ def _teacher(home: Path, sigma_rel: float) -> Origin:
         raise CheckpointError(
             f"{error}. Or delete {home / 'scores.json'}, and the study launched again trains the teacher to its end"
         ) from error
-    return Origin(spec.network_config(), averaged_weights(found, sigma_rel))
+    return Origin(spec.network_config(), averaged_weights(found, profile))
 
 
 def _sample(config: RunFile, home: Path, final: Checkpoint, device: torch.device, stop: StopRequest) -> None:
@@ -188,18 +181,23 @@ def _samples(path: Path) -> np.ndarray:
 
 def main() -> int:
     """Run the home folder named on the command line and return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    home = Path(sys.argv[1])
-    stop = StopRequest()
+    rank = os.environ.get("RANK")
+    # Every rank says the same: the others speak up only when something is wrong.
+    level, who = (logging.INFO, "") if rank in (None, "0") else (logging.ERROR, f"rank {rank}: ")
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(message)s")
+    home, stop = Path(sys.argv[1]), StopRequest()
     # The log's first line also takes its first block of the disk: where the disk fills up, there is room to say so.
     log.info("process %d on %s", os.getpid(), socket.gethostname())
     try:
-        with locked(home / ".lock", LOCK_SECONDS):
+        devices = load_run(home).launch.devices
+        if rank is None and devices > 1:
+            return run_ranks((sys.executable, "-m", "scaling.worker", str(home)), devices, os.environ, stop)
+        with locked(home / ".lock", LOCK_SECONDS) if rank in (None, "0") else nullcontext():
             run(home, stop)
     except Interrupted as error:
         log.info("%s", error)
         return EXIT_AGAIN
-    except (ConfigError, FamilyError, ModelError, DataError, CheckpointError, InUse, OSError) as error:
+    except USAGE_ERRORS as error:
         log.error("%s", explain(error))
         return EXIT_USAGE
     except TrainingError as error:

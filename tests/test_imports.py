@@ -69,7 +69,8 @@ STAGES = """
 from pathlib import Path
 
 import scaling.datasets
-from scaling.worker import StopRequest, run
+from scaling.stopping import StopRequest
+from scaling.worker import run
 
 for home in sys.argv[1:]:
     run(Path(home), StopRequest())

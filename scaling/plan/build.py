@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from models.family import Family
 from scaling.config import ConfigError, Launch, StudyConfig
 from scaling.plan.accelerators import DEFAULT, Accelerator, get_accelerator
 from scaling.plan.budget import Choice, Work, common_fraction, whole_sizes
 from scaling.plan.costs import Cost, cost
-from scaling.plan.devices import Placement, check_devices, placements
+from scaling.plan.devices import Placement, check_devices, placements, strategy_of
 from scaling.plan.memory import STRATEGIES, Strategy, checkpoint_bytes
 from scaling.plan.rate import Rate, assumed_rate, measured_rate
 from scaling.runs import Run, RunSpec
@@ -32,10 +33,11 @@ class Options:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run: its work, the bytes of one checkpoint, and its memory under each strategy."""
+    """One run: its work, the bytes of one checkpoint, the strategy that it takes, and its memory under each."""
 
     name: str
     spec: RunSpec
+    strategy: Strategy
     cost: Cost
     checkpoint_bytes: int
     placements: tuple[Placement, ...]
@@ -52,8 +54,7 @@ class RunPlan:
 class Plan:
     """What a study costs on one kind of device.
 
-    strategy: the sharding whose memory is shown in parts. activation_checkpointing: whether training FLOPs hold the
-    recomputed forward passes.
+    activation_checkpointing: whether training FLOPs hold the recomputed forward passes.
     """
 
     study: str
@@ -62,7 +63,6 @@ class Plan:
     rate: Rate
     devices: int
     activation_checkpointing: bool
-    strategy: Strategy
     runs: tuple[RunPlan, ...]
     budget_hours: float | None
 
@@ -80,17 +80,20 @@ class Plan:
         return {"whole_sizes": whole_sizes(works, fits), "common_fraction": common_fraction(works, fits)}
 
 
-def build_plan(config: StudyConfig, runs: Sequence[Run], options: Options) -> Plan:
+def build_plan(config: StudyConfig, family: Family, runs: Sequence[Run], options: Options) -> Plan:
     """Count all runs of a study. ConfigError names the option or key whose value cannot be."""
     launch = _launch(config.launch, options)
     accelerator = get_accelerator(launch.accelerator or DEFAULT)
     if options.budget_hours is not None and not options.budget_hours > 0:
         raise ConfigError(f"--budget {options.budget_hours}: give a number of device-hours above 0")
     rate = _rate(accelerator, config.precision, options)
-    chosen = _strategy(launch.strategy, launch.devices)
-    shown = STRATEGIES if options.strategy is None and accelerator.memory_bytes is not None else (chosen,)
-    for run in runs:
-        check_devices(run.spec, launch.devices, launch.microbatch)
+    every = options.strategy in (None, "auto") and accelerator.memory_bytes is not None
+    planned: list[RunPlan] = []
+    for spec in (run.spec for run in runs):
+        check_devices(f"{spec.method}-{spec.size}", spec.recipe.batch, launch.devices, launch.microbatch)
+        strategy = strategy_of(launch.strategy, family, spec.size, launch.devices)
+        shown = STRATEGIES if every else (strategy,)
+        planned.append(_plan_run(spec, strategy, accelerator, shown, launch))
     return Plan(
         study=config.name,
         precision=config.precision,
@@ -98,8 +101,7 @@ def build_plan(config: StudyConfig, runs: Sequence[Run], options: Options) -> Pl
         rate=rate,
         devices=launch.devices,
         activation_checkpointing=launch.activation_checkpointing,
-        strategy=chosen,
-        runs=tuple(_plan_run(run.spec, accelerator, shown, launch) for run in runs),
+        runs=tuple(planned),
         budget_hours=options.budget_hours,
     )
 
@@ -110,24 +112,17 @@ def _launch(launch: Launch, options: Options) -> Launch:
     return launch.model_copy(update={key: value for key, value in given.items() if value is not None})
 
 
-def _plan_run(spec: RunSpec, accelerator: Accelerator, shown: Sequence[Strategy], launch: Launch) -> RunPlan:
+def _plan_run(
+    spec: RunSpec, strategy: Strategy, accelerator: Accelerator, shown: Sequence[Strategy], launch: Launch
+) -> RunPlan:
     return RunPlan(
         name=spec.name(),
         spec=spec,
+        strategy=strategy,
         cost=cost(spec, checkpointing=launch.activation_checkpointing),
         checkpoint_bytes=checkpoint_bytes(spec.network_config(), len(spec.ema.sigma_rel), spec.method),
         placements=tuple(placements(spec, accelerator, shown, launch.devices, launch.microbatch)),
     )
-
-
-def _strategy(name: str, devices: int) -> Strategy:
-    """The strategy of that name; auto is ddp on one device and fsdp2 on several."""
-    if name == "auto":
-        return "ddp" if devices == 1 else "fsdp2"
-    for strategy in STRATEGIES:
-        if name == strategy:
-            return strategy
-    raise ConfigError(f"strategy: unknown {name!r}: known are auto, {', '.join(STRATEGIES)}")
 
 
 def _rate(accelerator: Accelerator, precision: str, options: Options) -> Rate:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import cast
 
+from models.family import Family
 from models.network import NetworkConfig
 from scaling.config import ConfigError, Method
 from scaling.plan.accelerators import Accelerator
 from scaling.plan.activations import Precision
 from scaling.plan.costs import is_guided
-from scaling.plan.memory import DeviceMemory, Strategy, device_memory
+from scaling.plan.memory import STRATEGIES, DeviceMemory, Strategy, device_memory
 from scaling.runs import RunSpec
 
 
@@ -74,9 +75,18 @@ class _Demand:
         return None
 
 
-def check_devices(spec: RunSpec, devices: int, microbatch: int) -> None:
-    """ConfigError unless the devices divide the batch, and the microbatch (0: any) what each of them gets."""
-    run, batch = f"{spec.method}-{spec.size}", spec.recipe.batch
+def strategy_of(name: str, family: Family, size: str, devices: int) -> Strategy:
+    """The strategy of that name; auto is what the family names for the size. ConfigError lists the known ones."""
+    resolved = family.strategy(size, devices) if name == "auto" else name
+    for strategy in STRATEGIES:
+        if resolved == strategy:
+            return strategy
+    where = f"strategy of size {size!r} in family {family.name!r}" if name == "auto" else "strategy"
+    raise ConfigError(f"{where}: unknown {resolved!r}: known are auto, {', '.join(STRATEGIES)}")
+
+
+def check_devices(run: str, batch: int, devices: int, microbatch: int) -> None:
+    """ConfigError unless the devices divide the batch of a run, and the microbatch (0: any) what each of them gets."""
     if devices < 1 or batch % devices:
         raise ConfigError(f"devices: {devices} does not divide the batch of {batch} of {run}; {_those(batch)}")
     each = batch // devices

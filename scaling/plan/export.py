@@ -53,6 +53,7 @@ def _run_json(run: RunPlan, rate: Rate) -> dict[str, object]:
     spec, cost = run.spec, run.cost
     return {
         **{"run": run.name, "method": spec.method, "size": spec.size, "seed": spec.seed},
+        "strategy": run.strategy,
         **asdict(cost),
         "evaluation_flops": cost.evaluation_flops,
         "train_device_hours": rate.hours(cost.train_flops),

@@ -1,8 +1,8 @@
 """Bytes on one device in training, by what holds them, for each way to spread a run over devices.
 
-All networks keep float32 master weights, moments and averages. DDP, FSDP2 and HSDP compute in half precision by
-autocast; DeepSpeed's engines (ZeRO) hold half-precision weights and gradients beside the master weights. What the
-libraries hold was read in their sources (torch 2.13, DeepSpeed 0.19.8) and is checked by benchmarks/memory.py.
+Weights, gradients, moments and averages are float32 under every strategy; half precision is autocast's. ZeRO keeps
+master weights beside those that the forward pass reads. What the libraries hold was read in their sources (torch 2.13,
+DeepSpeed 0.19.8) and is checked by benchmarks/memory.py.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from models.unet import Block
 from scaling.plan.activations import Precision, activation_bytes
+from scaling.plan.shapes import ShapesOnly
 
 Strategy = Literal["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Method = Literal["teacher", "scd", "sct", "vsd"]
 NODE = 8  # devices that share a fast link: the shard group of HSDP
-WIDE, HALF = 4, 2  # bytes of a float32 and of a half-precision number
+WIDE = 4  # bytes of a float32
 STUDENT_DROPOUT = 16  # the finest resolution at which a student drops features (sCM, section 4.1); a teacher's are all
 MOMENTS = 2  # of Adam, beside one number of steps for each parameter
 
@@ -70,7 +71,7 @@ class Shapes:
 @lru_cache
 def shapes(network: NetworkConfig) -> Shapes:
     """What one network is made of."""
-    with torch.device("meta"):
+    with torch.device("meta"), ShapesOnly():
         net = TrigFlowNet(network)
     sizes = [sum(p.numel() for p in module.parameters()) for module in net.modules() if isinstance(module, Block)]
     tensors = tuple(tuple(p.shape) for p in net.parameters())
@@ -100,8 +101,9 @@ def device_memory(
     student = replace(network, guidance=guided) if distilled else network
     trained = [student] * (2 if method == "vsd" else 1)
     teacher = [replace(network, guidance=False)] if distilled else []
-    held = [_held(each, strategy, world, precision) for each in trained]
-    frozen = [_held(each, strategy, world, precision) for each in teacher]
+    held = [_held(each, strategy, world) for each in trained]
+    # Beside ZeRO-3 the teacher is sharded by FSDP2.
+    frozen = [_held(each, "fsdp2" if strategy == "zero3" else strategy, world) for each in teacher]
     return DeviceMemory(
         parameters=sum(h.weights + h.master for h in held),
         gradients=sum(h.gradients for h in held),
@@ -109,7 +111,7 @@ def device_memory(
         ema=emas * held[0].average,
         gathered=held[0].in_flight + sum(h.gathered for h in (*held, *frozen)),
         frozen=sum(h.weights for h in frozen),
-        activations=_kept_copies(shapes(student), strategy, precision, checkpointing)
+        activations=_kept_copies(shapes(student), strategy, checkpointing)
         + activation_bytes(
             student,
             batch=microbatch,
@@ -121,14 +123,13 @@ def device_memory(
     )
 
 
-def _kept_copies(found: Shapes, strategy: Strategy, precision: Precision, checkpointing: bool) -> int:
+def _kept_copies(found: Shapes, strategy: Strategy, checkpointing: bool) -> int:
     """Weights that autograd keeps for the weight normalisation beyond the device's own: those that ZeRO-3 gathered stay
     for it after their release.
     """
     if strategy != "zero3":
         return 0
-    kept = max(found.elements) if checkpointing else sum(found.elements)
-    return kept * (WIDE if precision == "fp32" else HALF)
+    return WIDE * (max(found.elements) if checkpointing else sum(found.elements))
 
 
 def checkpoint_bytes(network: NetworkConfig, emas: int, method: Method) -> int:
@@ -156,17 +157,17 @@ class _Held:
 
 
 @lru_cache
-def _held(network: NetworkConfig, strategy: Strategy, world: int, precision: Precision) -> _Held:
-    return _LAYOUTS[strategy](shapes(network), world, precision)
+def _held(network: NetworkConfig, strategy: Strategy, world: int) -> _Held:
+    return _LAYOUTS[strategy](shapes(network), world)
 
 
-def _replicated(found: Shapes, world: int, precision: Precision) -> _Held:
+def _replicated(found: Shapes, world: int) -> _Held:
     """DDP: everything on every device; gradients are views of the buckets they are reduced in."""
     whole = WIDE * sum(found.elements)
     return _Held(whole, 0, whole, MOMENTS * whole + WIDE * len(found.tensors), whole)
 
 
-def _fully_sharded(found: Shapes, world: int, precision: Precision) -> _Held:
+def _fully_sharded(found: Shapes, world: int) -> _Held:
     """FSDP2 of each block and of the root: every tensor is cut in `world` along its first dimension, rounded up.
 
     The root stays whole from forward to backward. Of the blocks, the one at work and the next are whole; so is one
@@ -179,38 +180,35 @@ def _fully_sharded(found: Shapes, world: int, precision: Precision) -> _Held:
     return _Held(shard, 0, shard, MOMENTS * shard + steps, shard, root, pair + 2 * max(blocks))
 
 
-def _hybrid(found: Shapes, world: int, precision: Precision) -> _Held:
+def _hybrid(found: Shapes, world: int) -> _Held:
     """HSDP: sharded within a node, replicated across nodes."""
-    return _fully_sharded(found, min(world, NODE), precision)
+    return _fully_sharded(found, min(world, NODE))
 
 
-def _zero12(found: Shapes, world: int, precision: Precision, *, stage: int) -> _Held:
-    """ZeRO-1 and 2: all tensors as one flat vector, padded; a device owns one part of its master weights and moments.
+def _zero12(found: Shapes, world: int, *, stage: int) -> _Held:
+    """ZeRO-1 and 2: all tensors as one flat vector, padded; a device has a part of master weights, moments, averages.
 
     Stage 1 holds all gradients until the backward pass is over, stage 2 one bucket and the next tensor's; both then
     keep those of every tensor that reaches into the own part.
     """
-    narrow = _bytes(precision)
     sizes = [math.prod(shape) for shape in found.tensors]
     part = math.ceil(sum(sizes) / (2 * world)) * 2
     bucket = bucket_elements(found)
     in_flight = sum(sizes) if stage == 1 else bucket + max(sizes)
-    gradients = in_flight + _largest_overlap(sizes, part)
-    whole = sum(sizes)
-    return _Held(narrow * part * world, WIDE * part, narrow * gradients, WIDE * (MOMENTS * part + 1), WIDE * whole)
+    gradients = WIDE * (in_flight + _largest_overlap(sizes, part))
+    return _Held(WIDE * part * world, WIDE * part, gradients, WIDE * (MOMENTS * part + 1), WIDE * part)
 
 
-def _zero3(found: Shapes, world: int, precision: Precision) -> _Held:
+def _zero3(found: Shapes, world: int) -> _Held:
     """ZeRO-3: each tensor flat and cut in `world`, rounded up; the bucket of gradients is held all the time.
 
     Whole at once are the blocks that `zero_config` lets live, and one that is fetched ahead.
     """
-    narrow = _bytes(precision)
     part = sum(math.ceil(math.prod(shape) / world) for shape in found.tensors)
     bucket = bucket_elements(found)
     live = min(sum(found.elements), 3 * bucket)
-    gradients = narrow * (part + bucket)
-    return _Held(narrow * part, WIDE * part, gradients, WIDE * (MOMENTS * part + 1), WIDE * part, 0, narrow * live)
+    own = WIDE * part
+    return _Held(own, own, own + WIDE * bucket, WIDE * (MOMENTS * part + 1), own, 0, WIDE * live)
 
 
 def _largest_overlap(sizes: Sequence[int], part: int) -> int:
@@ -225,8 +223,8 @@ def bucket_elements(found: Shapes) -> int:
     return math.ceil(max(found.elements) / 2) * 2
 
 
-def zero_config(network: NetworkConfig, stage: int, precision: Precision) -> dict[str, Any]:
-    """The settings of DeepSpeed that the prediction assumes; buckets are as large as the largest block."""
+def zero_config(network: NetworkConfig, stage: int) -> dict[str, Any]:
+    """The settings with which DeepSpeed trains (`scaling.training.zero`); buckets are as large as the largest block."""
     block = bucket_elements(shapes(network))
     zero: dict[str, Any] = {
         "stage": stage,
@@ -234,7 +232,9 @@ def zero_config(network: NetworkConfig, stage: int, precision: Precision) -> dic
         "allgather_bucket_size": block,
         "overlap_comm": False,  # would double the bucket
     }
-    if stage == 3:
+    if stage < 3:
+        zero |= {"compute_grad_norm": False}  # the loop has it already
+    else:
         zero |= {
             "stage3_max_live_parameters": 2 * block,
             "stage3_max_reuse_distance": 0,
@@ -242,15 +242,10 @@ def zero_config(network: NetworkConfig, stage: int, precision: Precision) -> dic
             "stage3_param_persistence_threshold": 0,
             "memory_efficient_linear": False,  # it would replace torch's linear layer process-wide
         }
-    half = {precision: {"enabled": True}} if precision != "fp32" else {}
-    return {"zero_optimization": zero, "zero_allow_untested_optimizer": True, **half}
+    return {"zero_optimization": zero, "gradient_clipping": 0.0}  # it would clip at 1
 
 
-def _bytes(precision: Precision) -> int:
-    return WIDE if precision == "fp32" else 2
-
-
-_LAYOUTS: dict[Strategy, Callable[[Shapes, int, Precision], _Held]] = {
+_LAYOUTS: dict[Strategy, Callable[[Shapes, int], _Held]] = {
     "ddp": _replicated,
     "fsdp2": _fully_sharded,
     "hsdp": _hybrid,

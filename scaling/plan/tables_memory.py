@@ -31,11 +31,12 @@ def memory_tables(plan: Plan) -> Iterator[Table]:
 
 def _parts(plan: Plan, runs: list[RunPlan], unit: int) -> Table:
     per_pass = "/".join(str(n) for n in sorted({run.placements[0].microbatch for run in runs}))
-    title = f"{_name(unit)} a device: {plan.strategy}, devices: {plan.devices}, images a pass: {per_pass}"
+    strategies = "/".join(dict.fromkeys(run.strategy for run in runs))
+    title = f"{_name(unit)} a device: {strategies}, devices: {plan.devices}, images a pass: {per_pass}"
     static = ("parameters", "gradients", "optimizer", "ema", "gathered", "frozen")
     made = table(title, ("run of", *static, "activations", "total"), f"activations, total: {BOTH}")
     for run in runs:
-        plain, recomputed = (place.memory for place in run.placements if place.strategy == plan.strategy)
+        plain, recomputed = (place.memory for place in run.placements if place.strategy == run.strategy)
         made.add_row(
             _row(run),
             *(units.in_unit(getattr(plain, part), unit) for part in static),

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaling.training.world import onto
+
 WORDS_PER_COUNT = 4  # 64-bit words that one step of Philox's counter yields
 
 
@@ -30,7 +32,7 @@ def normals(seed: int, purpose: str, first: int, count: int, width: int, device:
     pairs = math.ceil(width / 2)
     counts = math.ceil(pairs / WORDS_PER_COUNT)
     words = _words(seed, purpose, first, count, counts).view(np.uint32)
-    uniform = torch.from_numpy(words.astype(np.float32)).to(device).add_(0.5).mul_(2.0**-32)
+    uniform = onto(torch.from_numpy(words.astype(np.float32)), device).add_(0.5).mul_(2.0**-32)
     pair = uniform.reshape(count, counts * WORDS_PER_COUNT, 2)
     # float32 rounds the largest words to 1 exactly; log(1) = 0 is a valid radius.
     radius = pair[..., 0].log().mul_(-2).sqrt_()
@@ -42,13 +44,13 @@ def normals(seed: int, purpose: str, first: int, count: int, width: int, device:
 def uniforms(seed: int, purpose: str, first: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """U[0, 1) numbers [count] of the samples at positions first .. first + count - 1, float32 of 24 random bits."""
     words = _words(seed, purpose, first, count, 1)[::WORDS_PER_COUNT]
-    return torch.from_numpy((words >> np.uint64(40)).astype(np.float32)).mul_(2.0**-24).to(device)
+    return onto(torch.from_numpy((words >> np.uint64(40)).astype(np.float32)).mul_(2.0**-24), device)
 
 
 def keys(seed: int, purpose: str, first: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """Words random in all bits [count], int64, of the samples at positions first .. first + count - 1."""
     words = _words(seed, purpose, first, count, 1)[::WORDS_PER_COUNT]
-    return torch.from_numpy(words.view(np.int64).copy()).to(device)
+    return onto(torch.from_numpy(words.view(np.int64).copy()), device)
 
 
 def _words(seed: int, purpose: str, first: int, count: int, counts: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from models.trigflow import TrigFlowNet
 from scaling.config import ConsistencyRecipe
 from scaling.runs import RunSpec
 from scaling.training.checkpoint import Checkpoint
+from scaling.training.ema import profile_name
 from scaling.training.randomness import derive_seed
 
 # What a student with guidance has beyond its teacher; its gain starts at zero, so that it starts as the teacher.
@@ -35,9 +36,9 @@ class Origin:
         return net.requires_grad_(False)
 
 
-def averaged_weights(found: Checkpoint, sigma_rel: float) -> dict[str, Tensor]:
-    """A whole state dict with the parameters of one EMA profile and the buffers of the model."""
-    return {**found.part("model/"), **found.part(f"ema-{sigma_rel}/")}
+def averaged_weights(found: Checkpoint, profile: float) -> dict[str, Tensor]:
+    """A whole state dict with the parameters of one EMA profile (see `profile_name`) and the buffers of the model."""
+    return {**found.part("model/"), **found.part(f"{profile_name(profile)}/")}
 
 
 def build_network(config: NetworkConfig, seed: int) -> TrigFlowNet:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.memory import allocator_peak
 from models.network import NetworkConfig
-from scaling.plan import activations
+from scaling.plan import shapes
 from scaling.plan.activations import Precision, activation_bytes, transient_events
 
 TINY = NetworkConfig(8, 4, 10, 16, (1, 2), 1, (4,), head_channels=8)
@@ -34,7 +34,7 @@ def test_one_count_serves_every_width_and_batch(
 
 def test_remembered_layouts_change_nothing() -> None:
     """A second count, which takes all results from memory, sees the same storages come and go."""
-    activations._layouts.clear()
+    shapes._operations.clear()
     first, second = (transient_events(TINY, 3, True, True, "bf16", None) for _ in range(2))
     assert first == second
 

@@ -81,10 +81,10 @@ def test_divisors() -> None:
 def test_what_does_not_divide_is_refused(make_study: Fixture, number: int, microbatch: int, said: str) -> None:
     spec = make_study()[1][0].spec
     with pytest.raises(ConfigError) as refused:
-        check_devices(spec, number, microbatch)
+        check_devices("teacher-xs", spec.recipe.batch, number, microbatch)
     assert said in str(refused.value)
-    check_devices(spec, 4, 3)
-    check_devices(spec, 24, 0)
+    check_devices("teacher-xs", spec.recipe.batch, 4, 3)
+    check_devices("teacher-xs", spec.recipe.batch, 24, 0)
 
 
 def test_accelerators() -> None:

@@ -77,7 +77,7 @@ def test_options_replace_keys(study: Path, plan: Fixture) -> None:
     by_keys = json.loads(plan(study, *keys, "--json")[1])
     assert (by_keys["accelerator"]["name"], by_keys["devices"]) == ("a100-80gb", 4)
     options = ("--accelerator", "A100-80GB", "--devices", 4, "--microbatch", 2)
-    assert json.loads(plan(study, *options, "--json")[1]) == by_keys
+    assert json.loads(plan(study, *options, keys[-1], "--json")[1]) == by_keys
     memory = by_keys["runs"][0]["memory"]
     assert ([m["strategy"] for m in memory[::2]], {m["microbatch"] for m in memory}) == (list(STRATEGIES), {2})
     alone = json.loads(plan(study, *options, "--strategy", "zero2", "--json")[1])["runs"][0]["memory"]

@@ -189,13 +189,13 @@ def until() -> Callable[[Callable[[], Any]], None]:
 
 def saved(home: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted((home / "checkpoints").glob("step-*.safetensors"))
+    return sorted((home / "checkpoints").glob("step-????????"))
 
 
 def metrics(home: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what the clock says."""
+    """metrics.jsonl without what the clock and the memory say."""
     lines = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "memory_bytes")} for line in lines]
 
 
 def assert_equal_runs(home: Path, reference: Path) -> None:
@@ -204,7 +204,10 @@ def assert_equal_runs(home: Path, reference: Path) -> None:
     assert metrics(home) == metrics(reference)
     final, expected = (checkpoint.load(saved(folder)[-1]) for folder in (home, reference))
     assert final.metadata == expected.metadata
-    assert all(tensor.equal(final.tensors[name]) for name, tensor in expected.tensors.items())
+    assert final.stored == expected.stored
+    tensors = final.part("")
+    assert all(tensor.equal(tensors[name]) for name, tensor in expected.part("").items())
+    assert (home / "checkpoints" / "newest").read_text() == f"{final.path.name}\n"
     for path in (reference / "samples").iterdir():
         assert (home / "samples" / path.name).read_bytes() == path.read_bytes()
     assert [path.name for path in (home / "checkpoints").iterdir() if "partial" in path.name] == []
@@ -227,7 +230,7 @@ class Homes:
         return saved(self.of(method))
 
     def metrics(self, method: str) -> list[dict[str, Any]]:
-        """What the run of that method logged, without what the clock says."""
+        """What the run of that method logged, without what the clock and the memory say."""
         return metrics(self.of(method))
 
     def assert_as(self, finished: Homes, *methods: str) -> None:

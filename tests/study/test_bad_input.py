@@ -16,12 +16,10 @@ import safetensors.torch
 import torch
 import yaml
 
-from data_pipeline.reader import LatentReader
 from scaling.locks import locked
 from scaling.runs import RunData, expand
 from scaling.study import open_study
-from scaling.training import checkpoint
-from scaling.training.loop import Trainer
+from tests.study.trainers import saved, trainer_of
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
 
@@ -160,32 +158,59 @@ def test_guidance_without_classes(tmp_path: Path, write_study: Fixture, cli: Fix
     assert_refused(result, "guidance: num_classes of size 'xs' of family 'nano' is 0", "guidance needs classes")
 
 
-# What can be planned but not run: the overrides, and the line that each key gets in the refusal.
+# What can be planned but not run: the overrides, and the lines that the keys get in the refusal.
+ENCODER = "data.encoder: its VAE cannot make images to judge"
 NOT_YET = {
-    "methods": (["vsd={steps: 3, lr: 0.1, teacher_ema: 0.1}", "methods=[teacher, scd, vsd]"], "methods: vsd cannot be"),
-    "precision": (["precision=fp16"], "precision: there is no loss scaling: set bf16 or fp32 (value 'fp16')"),
-    "encoder": (["data.encoder=sd-vae-ft-mse-v1"], "data.encoder: its VAE cannot make images to judge"),
-    "metric": (["evaluation.metric=fid"], "evaluation.metric: FID cannot be measured: set fd-fashion"),
-    "repeats": (["evaluation.repeats=3"], "evaluation.repeats: one set of samples is judged: set 1 (value 3)"),
-    "devices": (["launch.devices=2"], "launch.devices: a run takes one device: set 1 (value 2)"),
-    "strategy": (["launch.strategy=ddp"], "launch.strategy: a run takes one device"),
-    "microbatch": (["launch.microbatch=8"], "launch.microbatch: a batch is one pass: set 0 (value 8)"),
+    "methods": (
+        ["vsd={steps: 3, lr: 0.1, teacher_ema: 0.1}", "methods=[teacher, scd, vsd]"],
+        ["methods: vsd cannot be"],
+    ),
+    "encoder": (["data.encoder=sd-vae-ft-mse-v1"], [ENCODER]),
+    "grids": (
+        ["data.encoder=sd-vae-ft-mse-v1", "launch.grid_steps=5"],
+        [ENCODER, "launch.grid_steps: nor can it make images to look at: set 0 (value 5)"],
+    ),
+    "metric": (["evaluation.metric=fid"], ["evaluation.metric: FID cannot be measured: set fd-fashion"]),
+    "repeats": (["evaluation.repeats=3"], ["evaluation.repeats: one set of samples is judged: set 1 (value 3)"]),
 }
 
 
 @pytest.mark.parametrize("key", NOT_YET)
 def test_what_cannot_run_yet(tmp_path: Path, write_study: Fixture, cli: Fixture, key: str) -> None:
-    overrides, line = NOT_YET[key]
+    overrides, lines = NOT_YET[key]
     result = cli("study", "run", write_study(tmp_path), *overrides)
-    assert_refused(result, "study 'tiny' can be planned, but this version cannot run it:", line)
-    assert len(result.err.strip().splitlines()) == 2
+    assert_refused(result, "study 'tiny' can be planned, but this version cannot run it:", *lines)
+    assert len(result.err.strip().splitlines()) == 1 + len(lines)
     assert files(tmp_path) == ["study.yaml"]
 
 
 def test_all_that_cannot_run_yet_is_told_at_once(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
     overrides = [override for changes, _ in NOT_YET.values() for override in changes]
     result = cli("study", "run", write_study(tmp_path), *overrides)
-    assert_refused(result, *(line for _, line in NOT_YET.values()))
+    assert_refused(result, *(line for _, lines in NOT_YET.values() for line in lines))
+    assert files(tmp_path) == ["study.yaml"]
+
+
+# Launches that no run of the study can have: the overrides, and parts of the refusal.
+MISFITS = {
+    "devices": (["launch.devices=3"], ["devices: 3 does not divide the batch of 16 of teacher-xs; these do"]),
+    "microbatch": (["launch.microbatch=5"], ["microbatch: 5 does not divide the 16 images"]),
+    "microbatch of a share": (
+        ["launch.devices=2", "launch.microbatch=16"],
+        ["microbatch: 16 does not divide the 8 images"],
+    ),
+    "strategy": (
+        ["launch.strategy=fsdp2"],
+        ["launch.strategy: fsdp2 spreads a network over several devices, and there is 1: set it to auto"],
+    ),
+    "profile": (["launch.profile=[29, 31]"], ["launch.profile: [29, 31] ends after the last step of every run, 30"]),
+}
+
+
+@pytest.mark.parametrize("key", MISFITS)
+def test_launches_that_do_not_fit(tmp_path: Path, write_study: Fixture, cli: Fixture, key: str) -> None:
+    overrides, parts = MISFITS[key]
+    assert_refused(cli("study", "run", write_study(tmp_path), *overrides), *parts)
     assert files(tmp_path) == ["study.yaml"]
 
 
@@ -350,14 +375,8 @@ def untrained(tmp_path: Path, write_study: Fixture, shards: dict[str, str]) -> P
     """A checkpoint of a teacher before its first step."""
     study = open_study(write_study(tmp_path))
     data = RunData(content_sha256="", held_out_sha256="", encoder="fashion-s2d-v1")
-    trainer = Trainer(
-        expand(study.config, study.family, data)[0].spec,
-        LatentReader(Path(shards["source"])),
-        None,
-        torch.device("cpu"),
-    )
-    trainer.save(tmp_path)
-    return checkpoint.path_of(tmp_path, 0)
+    spec = expand(study.config, study.family, data)[0].spec
+    return saved(trainer_of(spec, Path(shards["source"]), None), tmp_path).path
 
 
 class Evil:
@@ -371,30 +390,37 @@ def test_files_that_are_no_checkpoints(
     tmp_path: Path, untrained: Path, cli: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path, to = tmp_path / "x.safetensors", tmp_path / "grid.png"
-    data = untrained.read_bytes()
+    to = tmp_path / "grid.png"
+    data, manifest = untrained / "rank-00000.safetensors", untrained / "checkpoint.json"
+    whole, text = data.read_bytes(), manifest.read_bytes()
     pickled = pickle.dumps({"model": Evil()})
     foreign = safetensors.torch.save({"x": torch.zeros(2)})
-    flipped = data.replace(b'step\\": 0', b'step\\": 9')
-    refused = {
-        b"": "not a whole safetensors file",
-        b"name: tiny\n": "not a whole safetensors file",
-        data[:-10]: "not a whole safetensors file",
-        data[:1000]: "not a whole safetensors file",
-        pickled: "not a whole safetensors file",
-        foreign: "not written by trigscale",
-        flipped: "its content does not match its hash",
-    }
-    for content, part in refused.items():
+    size = f" of {len(whole)} bytes: restore it or delete it"
+    refused = [
+        *((data, content, f"has {len(content)}{size}") for content in (b"", whole[:-10], whole[:1000], foreign)),
+        *((data, content, f"has {len(content)}{size}") for content in (b"name: tiny\n", pickled)),
+        (data, pickled.ljust(len(whole), b"."), "its content does not match its hash, it was damaged: restore it"),
+        *((manifest, content, "is not whole JSON") for content in (b"", b"name: tiny\n", text[:-10], text[:1000])),
+        *((manifest, content, "is not whole JSON") for content in (pickled, foreign, b"[" * 100_000)),
+        (manifest, b"{}", "is not of format 'trigscale-checkpoint-2': not written by this trigscale"),
+        (manifest, text.replace(b'"step": 0', b'"step": 9'), "does not match its hash, it was altered: restore it"),
+    ]
+    for path, content, part in refused:
+        original = path.read_bytes()
+        assert content != original
         path.write_bytes(content)
-        assert_refused(cli("sample", path, "--to", to), str(path), part)
+        assert_refused(cli("sample", untrained, "--to", to), f"{path}: {part}")
+        path.write_bytes(original)
+    for name, content in (("file", whole), ("pickle", pickled), ("foreign", foreign)):
+        (tmp_path / name).write_bytes(content)
+        assert_refused(cli("sample", tmp_path / name, "--to", to), f"{tmp_path / name}: is a file, a checkpoint is a")
+    assert_refused(cli("sample", tmp_path, "--to", to), f"{tmp_path}: has no checkpoint.json")
     assert_refused(cli("sample", tmp_path / "none", "--to", to), "none: no such checkpoint")
     assert not to.exists()
     assert not (tmp_path / "unpickled").exists()
     pickle.loads(pickled)  # noqa: S301 (it was hostile indeed)
     assert (tmp_path / "unpickled").exists()
-    path.write_bytes(data)
-    assert cli("sample", path, "--to", to, "--count", 3).code == 0
+    assert cli("sample", untrained, "--to", to, "--count", 3).code == 0
     assert to.exists()
 
 

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from data_pipeline.reader import LatentReader
 from scaling import datasets
 from scaling.training import checkpoint
-from scaling.training.loop import Trainer
+from tests.study.trainers import saved, trainer_of
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
 
@@ -26,8 +25,8 @@ Fixture = Any  # conftest.py says what it is; its classes cannot be imported und
 def drop_last(homes: Fixture, method: str) -> int:
     """Take a finished run back to the checkpoint before its last; the size of one in bytes."""
     last = homes.rewind(method)
-    size = last.stat().st_size
-    last.unlink()
+    size = sum(file.stat().st_size for file in last.iterdir())
+    shutil.rmtree(last)
     return size
 
 
@@ -56,19 +55,19 @@ FILLS_THE_DISK = """
 import os, sys
 from pathlib import Path
 from scaling import worker
-from scaling.training.loop import Trainer
+from scaling.training.trainer import Trainer
 
 home, train_step = Path(sys.argv[1]), Trainer.train_step
 os.dup2(os.open(home / "log.txt", os.O_WRONLY | os.O_TRUNC), 2)
 
-def fill(trainer):
+def fill(trainer, wishes):
     ballast = os.open(home.parent / "ballast", os.O_WRONLY | os.O_CREAT)
     try:
         while os.write(ballast, bytes(100_000)):
             pass
     except OSError:
         Trainer.train_step = train_step
-    return train_step(trainer)
+    return train_step(trainer, wishes)
 
 Trainer.train_step = fill
 sys.exit(worker.main())
@@ -90,21 +89,21 @@ def test_a_full_disk(
 
     result = spawn("scaling.cli", "study", "run", path).wait()
     assert result.code == 2
-    last = homes.of("teacher") / "checkpoints" / "step-00000030.safetensors"
-    assert f"{last}: No space left on device: make room there, then launch again" in result.err
+    last = homes.of("teacher") / "checkpoints" / "step-00000030"
+    assert f"{last}/rank-00000.safetensors: No space left on device: make room there, then launch again" in result.err
     assert "once mended, the same command again continues" in result.err
     assert "Traceback" not in result.err
-    assert [path.name for path in last.parent.iterdir()] == ["step-00000028.safetensors"]
+    assert sorted(path.name for path in last.parent.iterdir()) == ["newest", "step-00000028"]
     assert checkpoint.load(homes.saved("teacher")[-1]).step == 28
 
     disk(64_000_000)
-    homes.saved("teacher")[-1].unlink()
+    shutil.rmtree(last.parent)
     script = tmp_path / "fills_the_disk.py"
     script.write_text(FILLS_THE_DISK)
     assert spawn(script, homes.of("teacher")).wait().code == 2
     log = (homes.of("teacher") / "log.txt").read_text()
     assert "No space left on device: make room there, then launch again" in log
-    assert list(last.parent.iterdir()) == []
+    assert list(last.parent.glob("*")) == []
 
     (homes.study / "ballast").unlink()
     result = spawn("scaling.cli", "study", "run", path).wait()
@@ -128,7 +127,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path, finished: Fixture, spawn: Fixt
     script.write_text(LIMITED)
     result = spawn(script, homes.of("teacher"), size // 2).wait()
     assert result.code == 2
-    assert "step-00000030.safetensors: File too large: make room there, then launch again" in result.err
+    assert "step-00000030/rank-00000.safetensors: File too large: make room there, then launch again" in result.err
     assert "Traceback" not in result.err
     assert checkpoint.load(homes.saved("teacher")[-1]).step == 28
     result = spawn("scaling.worker", homes.of("teacher")).wait()
@@ -144,17 +143,14 @@ def test_a_checkpoint_of_another_run(
     spec = homes.runs[name].spec
     other = spec.model_copy(update={"seed": 1})
     folder = homes.of("teacher") / "checkpoints"
-    folder.mkdir()
-    trainer = Trainer(other, LatentReader(Path(shards["source"])), None, torch.device("cpu"))
-    trainer.save(folder)
-    foreign = checkpoint.path_of(folder, 0)
-    before = foreign.read_bytes()
+    foreign = saved(trainer_of(other, Path(shards["source"]), None), folder).path
+    before = {file.name: file.read_bytes() for file in foreign.iterdir()}
     result = spawn("scaling.cli", "study", "run", write_study(tmp_path)).wait()
     # Its students are skipped, but all that failed was bad input.
     assert result.code == 2
     assert f"{foreign}: belongs to run {other.identity()}, not to {spec.identity()}" in result.err
     assert "Traceback" not in result.err
-    assert foreign.read_bytes() == before
+    assert {file.name: file.read_bytes() for file in foreign.iterdir()} == before
     assert homes.saved("teacher") == [foreign]
     assert not (homes.of("scd") / "checkpoints").exists()
 
@@ -179,8 +175,7 @@ def test_damage_that_shows_while_a_run_goes_on(
     config = home / "config.yaml"
     config.write_text(config.read_text().replace(shards["source"], str(own)))
     homes.rewind("teacher")
-    for path in homes.saved("teacher"):
-        path.unlink()
+    shutil.rmtree(home / "checkpoints")
     damage_unseen(own)
     result = spawn("scaling.worker", home).wait()
     assert result.code == 2

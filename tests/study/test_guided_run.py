@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from data_pipeline.reader import LatentReader
 from scaling.generate import generate, load_network
 from scaling.guidance import NO_LABEL
 from scaling.runs import load_run
+from scaling.stopping import StopRequest
 from scaling.training import checkpoint
-from scaling.training.loop import Trainer
 from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
-from scaling.worker import StopRequest, run
+from scaling.training.trainer import Trainer
+from scaling.worker import run
+from tests.study.trainers import batch_of, saved, trainer_of
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def origin(homes: Fixture, found: checkpoint.Checkpoint) -> Origin:
 def student(homes: Fixture) -> Trainer:
     """A trainer of the guided student before its first step."""
     config = load_run(homes.of("scd"))
-    return Trainer(config.spec, LatentReader(config.shards), origin(homes, last(homes, "teacher")), CPU)
+    return trainer_of(config.spec, config.shards, origin(homes, last(homes, "teacher")))
 
 
 def inputs(count: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -113,8 +114,8 @@ def test_a_guided_student_starts_as_its_teacher(guided_homes: Fixture) -> None:
     want = teacher(x, t, labels)
     assert want.abs().max() > 0
     for strength in (1.0, 2.0):
-        assert torch.equal(trainer.net(x, t, labels, guidance=torch.full((4,), strength)), want)
-    assert set(trainer.net.state_dict()) - set(teacher.state_dict()) == set(GUIDANCE_KEYS)
+        assert torch.equal(trainer.engine.net(x, t, labels, guidance=torch.full((4,), strength)), want)
+    assert set(trainer.engine.module.state_dict()) - set(teacher.state_dict()) == set(GUIDANCE_KEYS)
 
 
 @pytest.mark.parametrize(("missing", "surplus"), [("unet.out_gain", None), (None, "unet.emb_other.weight")])
@@ -122,32 +123,30 @@ def test_only_the_guidance_input_may_be_missing(
     guided_homes: Fixture, missing: str | None, surplus: str | None
 ) -> None:
     run(guided_homes.of("teacher"), StopRequest())
-    found = last(guided_homes, "teacher")
-    for part in ("model", "ema-0.1"):
-        if missing:
-            del found.tensors[f"{part}/{missing}"]
-        if surplus:
-            found.tensors[f"{part}/{surplus}"] = torch.zeros(1)
+    start = origin(guided_homes, last(guided_homes, "teacher"))
+    state = {name: tensor for name, tensor in start.state.items() if name != missing}
+    assert (len(state) < len(start.state)) == bool(missing)
+    if surplus:
+        state[surplus] = torch.zeros(1)
     config = load_run(guided_homes.of("scd"))
     with pytest.raises(RuntimeError, match=missing or surplus or ""):
-        Trainer(config.spec, LatentReader(config.shards), origin(guided_homes, found), CPU)
+        trainer_of(config.spec, config.shards, Origin(start.config, state))
 
 
 def stream(trainer: Trainer, steps: int) -> list[Any]:
     """The batches of the first steps."""
     batches = []
     for trainer.step in range(steps):
-        batches.append(trainer.batch())
+        batches.append(batch_of(trainer))
     return batches
 
 
 def test_what_is_drawn_for_each_sample(guided_homes: Fixture, write_study: Fixture) -> None:
     """Labels of a teacher are lost at the asked rate, those of a student never; s fills its interval; keys are new."""
     configs = {method: load_run(guided_homes.of(method)) for method in ("teacher", "scd", "sct")}
-    reader = LatentReader(configs["teacher"].shards)
-    teacher = Trainer(configs["teacher"].spec, reader, None, CPU)
-    teacher.save(guided_homes.of("teacher"))
-    start = origin(guided_homes, checkpoint.load(checkpoint.path_of(guided_homes.of("teacher"), 0)))
+    shards = configs["teacher"].shards
+    teacher = trainer_of(configs["teacher"].spec, shards, None)
+    start = origin(guided_homes, saved(teacher, guided_homes.of("teacher") / "checkpoints"))
     batches = stream(teacher, 60)
     labels = torch.cat([b.labels for b in batches])
     assert (labels == NO_LABEL).double().mean().item() == pytest.approx(0.25, abs=0.06)
@@ -156,7 +155,7 @@ def test_what_is_drawn_for_each_sample(guided_homes: Fixture, write_study: Fixtu
     assert len(torch.cat([d.keys for d in drops]).unique()) == len(labels)
     assert all(b.guidance is None for b in batches)
 
-    guided, plain = (stream(Trainer(configs[m].spec, reader, start, CPU), 60) for m in ("scd", "sct"))
+    guided, plain = (stream(trainer_of(configs[m].spec, shards, start), 60) for m in ("scd", "sct"))
     strengths = torch.cat([b.guidance for b in guided])
     assert 1 <= strengths.min() < 1.02 < 1.98 < strengths.max() <= 2
     assert strengths.mean().item() == pytest.approx(1.5, abs=0.04)
@@ -171,11 +170,10 @@ def test_steps_without_a_strength_are_refused(
     sampling = {**GUIDED["sampling"], "student_steps": [1], "student_guidance": {1: 1.5}}
     homes = homes_of(write_study(tmp_path, **{**GUIDED, "sampling": sampling}))
     config = load_run(homes.of("teacher"))
-    reader = LatentReader(config.shards)
-    Trainer(config.spec, reader, None, CPU).save(tmp_path)
-    start = checkpoint.load(checkpoint.path_of(tmp_path, 0))
-    Trainer(load_run(homes.of("scd")).spec, reader, origin(homes, start), CPU).save(tmp_path)
-    result = cli("sample", start.path, "--to", tmp_path / "grid.png", "--count", 2, "--steps", 2)
+    teacher = saved(trainer_of(config.spec, config.shards, None), tmp_path / "teacher")
+    student = trainer_of(load_run(homes.of("scd")).spec, config.shards, origin(homes, teacher))
+    path = saved(student, tmp_path / "student").path
+    result = cli("sample", path, "--to", tmp_path / "grid.png", "--count", 2, "--steps", 2)
     assert result.code == 2
     assert "--steps 2: the run's sampling.student_guidance has no strength for it, only for steps 1" in result.err
-    assert cli("sample", start.path, "--to", tmp_path / "grid.png", "--count", 2).code == 0
+    assert cli("sample", path, "--to", tmp_path / "grid.png", "--count", 2).code == 0

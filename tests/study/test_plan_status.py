@@ -206,6 +206,7 @@ OTHER_VALUES: dict[str, Any] = {
     "precision": "bf16",
     "by_size": {"xs": {"teacher": {"lr": 0.5}}},
     "ema.sigma_rel": [0.1, 0.05, 0.2],
+    "ema.half_life_images": [1000],
     "sampling.teacher_steps": 4,
     "sampling.teacher_guidance": 1.5,
     "sampling.student_guidance": {1: 1.5, 2: 1.5},
@@ -230,10 +231,21 @@ FREE_VALUES: dict[str, Any] = {
     "launch.threads": 2,
     "launch.workers": 1,
     "launch.checkpoint_seconds": 5.0,
+    "launch.checkpoint_keep": 3,
+    "launch.checkpoint_keep_steps": 10,
+    "launch.ema_snapshot_steps": 10,
     "launch.log_every": 7,
+    "launch.grid_steps": 10,
+    "launch.tensorboard": True,
+    "launch.wandb": "project",
+    "launch.profile": [2, 4],
+    "launch.memory_snapshot": True,
     "launch.accelerator": "h100-80gb",
     "launch.devices": 2,
     "launch.strategy": "fsdp2",
+    "launch.shard_devices": 2,
+    "launch.compile": True,
+    "launch.stop_seconds": 5.0,
     "launch.microbatch": 4,
     "launch.activation_checkpointing": True,
 }
@@ -321,7 +333,7 @@ def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
 def altered(value: Any) -> Any:
     """Another value of the same type."""
     if isinstance(value, list):
-        return [*value, *value]
+        return [*value, *value] or [1]
     if value is None or isinstance(value, str):
         return f"{value}x"
     return value + 1

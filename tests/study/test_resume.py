@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -37,7 +38,7 @@ def launched_homes(tmp_path: Path, finished: Fixture) -> Fixture:
 def test_the_uninterrupted_study_logs_every_step(finished: Fixture) -> None:
     for method, steps in (("teacher", 30), ("scd", 18), ("sct", 18)):
         assert [line["step"] for line in finished.metrics(method)] == [*range(4, steps, 4), steps]
-        assert [path.stem for path in finished.saved(method)] == [f"step-{n:08d}" for n in (steps - 2, steps)]
+        assert [path.name for path in finished.saved(method)] == [f"step-{n:08d}" for n in (steps - 2, steps)]
 
 
 def strike(launched: Fixture, whom: str, rng: random.Random) -> str | None:
@@ -60,7 +61,7 @@ def test_kills_at_random_moments(
     rng = random.Random(20)
 
     def left() -> set[Path]:
-        return {file for part in ("checkpoints/*", "samples/*", "scores.json") for file in study.glob(f"*/{part}")}
+        return {file for part in ("checkpoints/step-*", "samples/*", "scores.json") for file in study.glob(f"*/{part}")}
 
     struck: list[str | None] = []
     while len(struck) < 5 and len(list(study.glob("*/scores.json"))) < 3:
@@ -88,8 +89,8 @@ from scaling import worker
 flush, what = os.fsync, sys.argv.pop()
 
 def die(descriptor):
-    name = Path(f"/proc/self/fd/{descriptor}").resolve().name
-    if name.startswith(f".{what}") and name.endswith(".partial"):
+    path = Path(f"/proc/self/fd/{descriptor}").resolve()
+    if any(name.startswith(f".{what}.") and name.endswith(".partial") for name in (path.name, path.parent.name)):
         os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
     flush(descriptor)
@@ -103,16 +104,25 @@ def test_kills_in_the_middle_of_writing(tmp_path: Path, homes: Fixture, finished
     home = homes.of("teacher")
     script = tmp_path / "dies_while_writing.py"
     script.write_text(DIES_WHILE_WRITING)
-    for what, left in (("step-00000008", 4), ("step-00000030", 28)):
+    # In the data of a checkpoint, in its manifest, and in the hint of which is the newest.
+    for what, partial, left in (
+        ("step-00000008", "step-00000008", 4),
+        ("step-00000030", "step-00000030", 28),
+        ("checkpoint.json", "step-00000030", 28),
+        ("newest", "newest", 30),
+    ):
         assert spawn(script, home, what).wait().code == -signal.SIGKILL
-        (partial,) = (home / "checkpoints").glob(".*.partial")
-        assert partial.name.startswith(f".{what}")
+        (found,) = (home / "checkpoints").glob(".*.partial")
+        assert found.name.startswith(f".{partial}.")
         assert checkpoint.load(homes.saved("teacher")[-1]).step == left
     assert spawn(script, home, "scores.json").wait().code == -signal.SIGKILL
     assert not (home / "scores.json").exists()
     result = spawn("scaling.worker", home).wait()
     assert result.code == 0, result.err
     homes.assert_as(finished, "teacher")
+
+
+DATA, MANIFEST = "rank-00000.safetensors", "checkpoint.json"
 
 
 def truncate(path: Path) -> None:
@@ -128,17 +138,22 @@ def flip_weight(path: Path) -> None:
 def flip_counter(path: Path) -> None:
     """Another number of updates than there were: it weighs the next averages."""
     data = path.read_bytes()
-    assert data.count(b'updates\\": 30') == 1
-    path.write_bytes(data.replace(b'updates\\": 30', b'updates\\": 70'))
+    assert data.count(b'"updates": 30') == 1
+    path.write_bytes(data.replace(b'"updates": 30', b'"updates": 70'))
 
 
 def test_damaged_checkpoints_are_set_aside(copied: Fixture, finished: Fixture, spawn: Fixture) -> None:
-    for damage in (truncate, flip_weight, flip_counter):
+    for damage, name, told in (
+        (truncate, DATA, "has [0-9]+ of [0-9]+ bytes"),
+        (truncate, MANIFEST, "is not whole JSON"),
+        (flip_weight, DATA, "its content does not match its hash, it was damaged"),
+        (flip_counter, MANIFEST, "does not match its hash, it was altered"),
+    ):
         last = copied.rewind("teacher")
-        damage(last)
+        damage(last / name)
         result = spawn("scaling.worker", copied.of("teacher")).wait()
         assert result.code == 0, result.err
-        assert f"WARNING {last}" in result.err
+        assert re.search(f"WARNING {re.escape(str(last / name))}: {told}", result.err)
         assert "continuing after step 28 of 30" in result.err
         assert last.with_name(last.name + ".damaged").exists()
         copied.assert_as(finished, "teacher")
@@ -151,10 +166,11 @@ def test_a_student_refuses_a_teacher_that_is_not_whole(
     path, last = write_study(tmp_path), copied.saved("teacher")[-1]
     copied.rewind("scd")
     shutil.rmtree(copied.of("scd") / "checkpoints")
-    truncate(last)
+    truncate(last / DATA)
     refused = spawn("scaling.worker", copied.of("scd")).wait()
     assert refused.code == 2
-    assert f"{last}: is not a whole safetensors file" in refused.err
+    size = (last / DATA).stat().st_size
+    assert f"{last / DATA}: has {size} of " in refused.err
     remedy = copied.of("teacher") / "scores.json"
     assert f"delete {remedy}" in refused.err
     assert copied.saved("scd") == []

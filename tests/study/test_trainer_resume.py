@@ -18,13 +18,16 @@ from models.dropout import Dropout
 from scaling.config import Launch
 from scaling.runs import RunData, RunSpec, expand
 from scaling.study import open_study
-from scaling.training import checkpoint
-from scaling.training.loop import Interrupted, Trainer, TrainingError, train
+from scaling.training.checkpoint import Checkpoint, newest
+from scaling.training.errors import Interrupted, TrainingError
+from scaling.training.loop import train
 from scaling.training.metrics import MetricsLog, read_metrics
 from scaling.training.start import Origin, averaged_weights
+from scaling.training.trainer import Trainer
+from tests.study.trainers import batch_of, saved, tensors, trainer_of
+from tests.training.checkpoint_states import ALONE
 
 STEPS = 6
-CPU = torch.device("cpu")
 METHODS = ("teacher", "scd", "sct")
 
 
@@ -45,28 +48,28 @@ class Small:
     def __init__(self, specs: dict[str, RunSpec], launch: Launch, shards: Path, folder: Path) -> None:
         self.specs, self.launch, self.folder = specs, launch, folder
         self.reader = LatentReader(shards)
-        teacher = Trainer(specs["teacher"], self.reader, None, CPU)
+        teacher = self.trainer("teacher")
         for _ in range(2):
             teacher.train_step()
-        self.teacher = Origin(teacher.net.config, averaged_weights(self.saved(teacher), 0.1))
+        self.teacher = Origin(teacher.engine.module.config, averaged_weights(self.saved(teacher), 0.1))
 
     def origin(self, method: str) -> Origin | None:
         return None if method == "teacher" else self.teacher
 
     def trainer(self, method: str) -> Trainer:
-        return Trainer(self.specs[method], self.reader, self.origin(method), CPU)
+        return trainer_of(self.specs[method], self.reader, self.origin(method), self.launch)
 
-    def saved(self, trainer: Trainer) -> checkpoint.Checkpoint:
-        folder = self.folder / trainer.spec.method
-        folder.mkdir(exist_ok=True)
-        trainer.save(folder)
-        found = checkpoint.newest(folder, trainer.spec.identity())
+    def saved(self, trainer: Trainer) -> Checkpoint:
+        return saved(trainer, self.folder / trainer.spec.method)
+
+    def train(self, method: str, home: Path, should_stop: Callable[[], bool] = lambda: False) -> Checkpoint:
+        """The newest checkpoint after training to the end."""
+        home.mkdir(exist_ok=True)
+        spec = self.specs[method]
+        train(spec, home, self.reader, self.origin(method), self.launch, ALONE, should_stop)
+        found = newest(home / "checkpoints", spec.identity(), ALONE)
         assert found is not None
         return found
-
-    def train(self, method: str, home: Path, should_stop: Callable[[], bool] = lambda: False) -> checkpoint.Checkpoint:
-        home.mkdir(exist_ok=True)
-        return train(self.specs[method], home, self.reader, self.origin(method), self.launch, CPU, should_stop)
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def small(tmp_path: Path, write_study: Any, shards: dict[str, str]) -> Small:
 
 
 def state(trainer: Trainer) -> dict[str, Any]:
-    return {"step": trainer.step, "updates": trainer.updates, "skipped": trainer.skipped_in_row, **trainer.tensors()}
+    return {**trainer.metadata(), **tensors(trainer)}
 
 
 def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
@@ -114,7 +117,7 @@ def test_a_restored_trainer_goes_on_as_the_first_would_have(small: Small, method
     assert_same(state(before), state(after))
     assert [after.train_step() for _ in range(STEPS // 2)] == logged[STEPS // 2 :]
     assert_same(state(at_once), state(after))
-    assert any(name.startswith("adam-exp_avg_sq/") and value.any() for name, value in after.tensors().items())
+    assert any(name.startswith("adam-exp_avg_sq/") and value.any() for name, value in tensors(after).items())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -123,7 +126,7 @@ def test_dropout_reaches_the_network(small: Small, method: str) -> None:
     trainer = small.trainer(method)
     for _ in range(3):
         trainer.train_step()
-    batch = trainer.batch()
+    batch = batch_of(trainer)
     assert batch.dropout is not None
 
     def loss(drop: Dropout | None) -> float:
@@ -144,8 +147,9 @@ def test_activation_checkpointing_changes_nothing(
     monkeypatch.setattr(models.unet, "recomputed", lambda *inputs: (calls.append(1), recomputed(*inputs))[1])
     small.launch = small.launch.model_copy(update={"activation_checkpointing": True})
     again = small.train(method, tmp_path / "recomputed")
-    assert_same(plain.tensors, again.tensors)
-    blocks = len(small.trainer(method).net.unet.enc) - 1 + len(small.trainer(method).net.unet.dec)
+    assert_same(plain.part(""), again.part(""))
+    unet = small.trainer(method).engine.module.unet
+    blocks = len(unet.enc) - 1 + len(unet.dec)
     assert len(calls) == STEPS * blocks
 
 
@@ -165,7 +169,7 @@ def test_skipped_steps_are_counted_over_a_restart(small: Small) -> None:
     at_once = poison(small.trainer("sct"), {2, 3})
     for _ in range(STEPS):
         at_once.train_step()
-    assert (at_once.step, at_once.updates) == (STEPS, STEPS - 2)
+    assert (at_once.step, at_once.updates, at_once.skipped) == (STEPS, STEPS - 2, 2)
     before, after = (poison(small.trainer("sct"), {2, 3}) for _ in range(2))
     for _ in range(3):
         before.train_step()
@@ -188,7 +192,7 @@ def test_a_run_of_bad_steps_ends_at_the_same_step_over_a_restart(small: Small) -
 
 def lines(home: Path) -> list[dict[str, Any]]:
     entries = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in entry.items() if key != "images_per_second"} for entry in entries]
+    return [{k: v for k, v in entry.items() if k not in ("images_per_second", "memory_bytes")} for entry in entries]
 
 
 def test_a_stop_between_logged_steps_leaves_no_seam(small: Small, tmp_path: Path) -> None:
@@ -200,14 +204,14 @@ def test_a_stop_between_logged_steps_leaves_no_seam(small: Small, tmp_path: Path
     with (tmp_path / "stopped" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss": 123.0}\n{"step": 6, "lo')
     resumed = small.train("sct", tmp_path / "stopped")
-    assert_same({**final.metadata, **final.tensors}, {**resumed.metadata, **resumed.tensors})
+    assert_same({**final.metadata, **final.part("")}, {**resumed.metadata, **resumed.part("")})
     assert lines(tmp_path / "stopped") == lines(tmp_path / "at-once")
     assert [line["step"] for line in lines(tmp_path / "at-once")] == [2, 4, 6]
 
 
 def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    log = MetricsLog(tmp_path / "metrics.jsonl", 0, 8)
+    log = MetricsLog(tmp_path, 0, 8)
     log.write(2, {"loss": 0.5})
     size = (tmp_path / "metrics.jsonl").stat().st_size
     try:
@@ -224,5 +228,5 @@ def test_a_finished_run_is_not_trained_again(small: Small, tmp_path: Path) -> No
     first = small.train("teacher", tmp_path / "home")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*")}
     second = small.train("teacher", tmp_path / "home", lambda: pytest.fail("a step was taken"))
-    assert_same(first.tensors, second.tensors)
+    assert_same(first.part(""), second.part(""))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*")} == before

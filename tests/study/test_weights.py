@@ -21,12 +21,16 @@ from scaling.generate import generate, load_network
 from scaling.report.build import build_report
 from scaling.runs import RunData, RunSpec, expand, load_run
 from scaling.saved import WEIGHTS, SavedModel, load_model, save_model
+from scaling.stopping import StopRequest
 from scaling.study import load_family, open_study
 from scaling.training import checkpoint
-from scaling.training.loop import Trainer, train
+from scaling.training.loop import train
 from scaling.training.objectives import teacher_velocity
 from scaling.training.start import Origin, averaged_weights, build_network
-from scaling.worker import StopRequest, main, run
+from scaling.training.trainer import Trainer
+from scaling.worker import main, run
+from tests.study.trainers import batch_of, trainer_of
+from tests.training.checkpoint_states import ALONE
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
 CPU = torch.device("cpu")
@@ -63,8 +67,9 @@ def original(tmp_path_factory: pytest.TempPathFactory, write_study: Fixture, sha
     folder = tmp_path_factory.mktemp("original")
     study = open_study(write_study(folder, teacher={"steps": 3, "lr_rampup_images": 0}))
     spec = expand(study.config, study.family, DATA)[0].spec
-    found = train(spec, folder, LatentReader(Path(shards["source"])), None, study.config.launch, CPU, lambda: False)
-    assert found.tensors["ema-0.1/unet.out_gain"].item() != 0  # else every F is zero
+    train(spec, folder, LatentReader(Path(shards["source"])), None, study.config.launch, ALONE, lambda: False)
+    found = checkpoint.load(checkpoint.path_of(folder / "checkpoints", 3))
+    assert found.part("ema-0.1/")["unet.out_gain"].item() != 0  # else every F is zero
     at_rest(folder / "weights", spec.network_config(), averaged_weights(found, 0.1))
     return Original(spec, found, folder / "weights")
 
@@ -97,7 +102,7 @@ def trainer(homes: Fixture, method: str) -> Trainer:
     config, teacher = load_run(homes.of(method)), load_run(homes.of("teacher")).spec
     found = checkpoint.load(checkpoint.path_of(homes.of("teacher") / "checkpoints", teacher.recipe.steps))
     state = averaged_weights(found, config.spec.recipe.teacher_ema)  # pyright: ignore[reportAttributeAccessIssue]
-    return Trainer(config.spec, LatentReader(config.shards), Origin(teacher.network_config(), state), CPU)
+    return trainer_of(config.spec, config.shards, Origin(teacher.network_config(), state))
 
 
 def but_weighting(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -123,7 +128,7 @@ def test_a_teacher_taken_as_it_is_makes_the_samples_of_its_run(
     assert_equal(found.part("model/"), weights)
     for profile in ("0.1", "0.05"):
         assert_equal(averaged_weights(found, float(profile)), weights)
-    assert_equal(but_weighting(trainer(homes, "scd").net.state_dict()), but_weighting(weights))
+    assert_equal(but_weighting(trainer(homes, "scd").engine.module.state_dict()), but_weighting(weights))
     scores = [json.loads((homes.of(method) / "scores.json").read_text()) for method in ("teacher", "scd")]
     assert [[score["steps"] for score in found["scores"]] for found in scores] == [[3], [1, 2]]
     assert build_report(homes.study).exists()
@@ -135,20 +140,19 @@ def test_what_was_done_is_not_done_again_and_damage_is_mended(
     homes = homes_of(write_study(tmp_path, methods=["teacher"], **starting_from(original.folder)))
     run(homes.of("teacher"), StopRequest())
     (path,) = homes.saved("teacher")
-    before = checkpoint.load(
-        shutil.copy(path, tmp_path / path.name)
-    )  # what is loaded is mapped, and the file will be written to
-    written = path.stat().st_mtime_ns
+    before = checkpoint.load(shutil.copytree(path, tmp_path / path.name))
+    written = {file: file.stat().st_mtime_ns for file in path.iterdir()}
     images = samples(homes.of("teacher"), 3)
     homes.rewind("teacher")
     run(homes.of("teacher"), StopRequest())
-    assert path.stat().st_mtime_ns == written
+    assert {file: file.stat().st_mtime_ns for file in path.iterdir()} == written
     homes.rewind("teacher")
-    path.write_bytes(path.read_bytes()[:-8])
+    data = path / "rank-00000.safetensors"
+    data.write_bytes(data.read_bytes()[:-8])
     run(homes.of("teacher"), StopRequest())
     mended = checkpoint.load(path)
     assert mended.metadata == before.metadata
-    assert_equal(mended.tensors, before.tensors)
+    assert_equal(mended.part(""), before.part(""))
     assert path.with_name(path.name + ".damaged").exists()
     assert np.array_equal(samples(homes.of("teacher"), 3), images)
 
@@ -168,7 +172,7 @@ def test_students_of_another_flavour_distil_an_edm2_teacher(
     assert np.array_equal(samples(homes.of("teacher"), 3), images)
 
     student = trainer(homes, "scd")
-    batch = student.batch()
+    batch = batch_of(student)
     want = SIGMA_DATA * saved.network()(batch.x_t / SIGMA_DATA, batch.t, batch.labels)
     assert student.teacher is not None
     assert torch.equal(teacher_velocity(student.teacher, batch), want)
@@ -182,14 +186,15 @@ def test_training_goes_on_from_weights_with_a_fresh_weighting(
     teacher = {"weights": str(original.folder), "steps": 2}
     homes = homes_of(write_study(tmp_path, methods=["teacher"], teacher=teacher))
     config, weights = load_run(homes.of("teacher")), load_model(original.folder).state()
-    start = Trainer(config.spec, LatentReader(config.shards), Origin(NANO, weights), CPU)
-    assert_equal(but_weighting(start.net.state_dict()), but_weighting(weights))
-    assert not torch.equal(start.net.state_dict()["logvar_linear.weight"], weights["logvar_linear.weight"])
+    start = trainer_of(config.spec, config.shards, Origin(NANO, weights))
+    state = start.engine.module.state_dict()
+    assert_equal(but_weighting(state), but_weighting(weights))
+    assert not torch.equal(state["logvar_linear.weight"], weights["logvar_linear.weight"])
     for _ in range(2):
         start.train_step()
     run(homes.of("teacher"), StopRequest())
-    assert_equal(checkpoint.load(homes.saved("teacher")[-1]).part("model/"), start.net.state_dict())
-    assert not torch.equal(start.net.state_dict()["unet.out_gain"], weights["unet.out_gain"])
+    assert_equal(checkpoint.load(homes.saved("teacher")[-1]).part("model/"), start.engine.module.state_dict())
+    assert not torch.equal(start.engine.module.state_dict()["unet.out_gain"], weights["unet.out_gain"])
 
 
 Make = Callable[[Path], Any]

@@ -1,0 +1,131 @@
+"""FSDP2 and HSDP: weights, gradients and moments are spread over the ranks by rows, and gathered block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from models.primitives import MPLinear, weight_scale
+from models.trigflow import TrigFlowNet
+from models.unet import Block
+from scaling.training.engine import ADAM, MOMENTS, Engine
+from scaling.training.errors import ParallelError
+from scaling.training.pieces import Piece
+from scaling.training.world import World
+
+
+class ShardedEngine(Engine):
+    """`fully_shard` of every block and of the rest; `shard_devices` consecutive ranks share one copy of the weights."""
+
+    def __init__(self, module: TrigFlowNet, world: World, shard_devices: int) -> None:
+        """ParallelError where shard_devices does not divide the world."""
+        super().__init__(module.to(world.device), world)
+        self.shard_devices = shard_devices
+        _shard(module, _mesh(world, shard_devices))
+        self.net = module
+        self.optimizer = torch.optim.Adam(module.parameters(), fused=True, **ADAM)
+        for parameter in module.parameters():
+            zeros = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+            self.optimizer.state[parameter] = {"step": torch.zeros((), device=world.device), **zeros}
+
+    def micro(self, last: bool) -> AbstractContextManager[None]:
+        # Every pass reduces its gradients: kept whole until the last, they would undo what sharding saves.
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """This rank's rows of the averaged gradient; parameters of which it has no row are left out."""
+        found = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
+        rows = {name: _local(gradient) for name, gradient in found.items()}
+        return {name: tensor for name, tensor in rows.items() if tensor.numel()}
+
+    @torch.no_grad()
+    def grad_norm(self) -> Tensor:
+        norms = torch._foreach_norm(list(self._gradients().values()))  # pyright: ignore[reportPrivateImportUsage]
+        squares = torch.zeros((), device=self.world.device)
+        if norms and self.world.rank < self.shard_devices:  # of equal copies, one counts
+            squares = torch.stack(norms).square().sum()
+        return self.world.total(squares).sqrt()
+
+    def first_nonfinite(self) -> str | None:
+        gradients, names = self._gradients(), [name for name, _ in self.module.named_parameters()]
+        bad = [name in gradients and not bool(gradients[name].isfinite().all()) for name in names]
+        counts = self.world.total(torch.tensor(bad, dtype=torch.float32, device=self.world.device)).tolist()
+        return next((name for name, count in zip(names, counts, strict=True) if count), None)
+
+    @torch.no_grad()
+    def step(self, lr: float, scale: float) -> None:
+        gradients = list(self._gradients().values())
+        if scale != 1 and gradients:
+            torch._foreach_mul_(gradients, 1 / scale)  # pyright: ignore[reportPrivateImportUsage]
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.discard()
+        for module in self.module.modules():
+            if isinstance(module, MPLinear):
+                rows = _local(module.weight)  # whole rows, so that no other rank is asked
+                rows.mul_(weight_scale(rows))
+
+    def discard(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def weights(self) -> Mapping[str, Piece]:
+        return {name: self._piece(p) for name, p in self.module.named_parameters()}
+
+    def moments(self) -> Mapping[str, Mapping[str, Piece]]:
+        parameters = dict(self.module.named_parameters())
+        state = self.optimizer.state
+        return {moment: {n: self._piece(state[p][moment]) for n, p in parameters.items()} for moment in MOMENTS}
+
+    def loaded(self, updates: int) -> None:
+        for state in self.optimizer.state.values():
+            state["step"].fill_(updates)
+
+    def _piece(self, tensor: Tensor) -> Piece:
+        """Rows are cut as torch.chunk cuts them: parts of equal length, rounded up, of which the last may be empty."""
+        shape, (replica, shard) = tuple(tensor.shape), divmod(self.world.rank, self.shard_devices)
+        first = min(shard * -(-shape[0] // self.shard_devices), shape[0])
+        width = tensor.numel() // shape[0]
+        return Piece(_local(tensor).view(-1), first * width, shape, replica, self.world.size // self.shard_devices)
+
+
+def freeze_sharded(net: TrigFlowNet, world: World, shard_devices: int) -> TrigFlowNet:
+    """A network that is not trained, spread over the ranks in the same way; all call it together, without gradients."""
+    net = net.to(world.device).requires_grad_(False)
+    _shard(net, _mesh(world, shard_devices))
+    return net
+
+
+def _mesh(world: World, shard_devices: int) -> DeviceMesh:
+    """All ranks in one dimension, or copies x shards."""
+    if world.size % shard_devices:
+        raise ParallelError(
+            f"launch.shard_devices: {shard_devices} does not divide the {world.size} devices of the run: set a divisor"
+        )
+    if shard_devices == world.size:
+        return init_device_mesh(world.device.type, (world.size,))
+    shape = (world.size // shard_devices, shard_devices)
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=("copies", "shards"))
+
+
+def _shard(net: TrigFlowNet, mesh: DeviceMesh) -> None:
+    """Blocks are gathered one at a time; what is left, small, from its first use in forward to the end of backward."""
+    for module in net.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The rows of this rank, a view."""
+    return cast(DTensor, tensor.detach()).to_local()
