@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
@@ -15,13 +14,13 @@ from torch.distributed.tensor import DTensor
 from models.primitives import MPLinear, weight_scale
 from models.trigflow import TrigFlowNet
 from models.unet import Block
-from scaling.training.engine import ADAM, MOMENTS, Engine
+from scaling.training.engine import AdamEngine
 from scaling.training.errors import ParallelError
 from scaling.training.pieces import Piece
 from scaling.training.world import World
 
 
-class ShardedEngine(Engine):
+class ShardedEngine(AdamEngine):
     """`fully_shard` of every block and of the rest; `shard_devices` consecutive ranks share one copy of the weights."""
 
     def __init__(self, module: TrigFlowNet, world: World, shard_devices: int) -> None:
@@ -30,68 +29,33 @@ class ShardedEngine(Engine):
         self.shard_devices = shard_devices
         _shard(module, _mesh(world, shard_devices))
         self.net = module
-        self.optimizer = torch.optim.Adam(module.parameters(), fused=True, **ADAM)
-        for parameter in module.parameters():
-            zeros = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
-            self.optimizer.state[parameter] = {"step": torch.zeros((), device=world.device), **zeros}
+        self.prepare()
 
     def micro(self, last: bool) -> AbstractContextManager[None]:
         # Every pass reduces its gradients: kept whole until the last, they would undo what sharding saves.
         return nullcontext()
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def _gradients(self) -> dict[str, Tensor]:
-        """This rank's rows of the averaged gradient; parameters of which it has no row are left out."""
+    def gradients(self) -> dict[str, Tensor]:
+        """Rows of the averaged gradient; parameters of which this rank has no row are left out."""
         found = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
         rows = {name: _local(gradient) for name, gradient in found.items()}
         return {name: tensor for name, tensor in rows.items() if tensor.numel()}
 
     @torch.no_grad()
     def grad_norm(self) -> Tensor:
-        norms = torch._foreach_norm(list(self._gradients().values()))  # pyright: ignore[reportPrivateImportUsage]
+        norms = torch._foreach_norm(list(self.gradients().values()))  # pyright: ignore[reportPrivateImportUsage]
         squares = torch.zeros((), device=self.world.device)
         if norms and self.world.rank < self.shard_devices:  # of equal copies, one counts
             squares = torch.stack(norms).square().sum()
         return self.world.total(squares).sqrt()
 
-    def first_nonfinite(self) -> str | None:
-        gradients, names = self._gradients(), [name for name, _ in self.module.named_parameters()]
-        bad = [name in gradients and not bool(gradients[name].isfinite().all()) for name in names]
-        counts = self.world.total(torch.tensor(bad, dtype=torch.float32, device=self.world.device)).tolist()
-        return next((name for name, count in zip(names, counts, strict=True) if count), None)
-
-    @torch.no_grad()
-    def step(self, lr: float, scale: float) -> None:
-        gradients = list(self._gradients().values())
-        if scale != 1 and gradients:
-            torch._foreach_mul_(gradients, 1 / scale)  # pyright: ignore[reportPrivateImportUsage]
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.discard()
+    def force_weight_norm(self) -> None:
         for module in self.module.modules():
             if isinstance(module, MPLinear):
                 rows = _local(module.weight)  # whole rows, so that no other rank is asked
                 rows.mul_(weight_scale(rows))
 
-    def discard(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def weights(self) -> Mapping[str, Piece]:
-        return {name: self._piece(p) for name, p in self.module.named_parameters()}
-
-    def moments(self) -> Mapping[str, Mapping[str, Piece]]:
-        parameters = dict(self.module.named_parameters())
-        state = self.optimizer.state
-        return {moment: {n: self._piece(state[p][moment]) for n, p in parameters.items()} for moment in MOMENTS}
-
-    def loaded(self, updates: int) -> None:
-        for state in self.optimizer.state.values():
-            state["step"].fill_(updates)
-
-    def _piece(self, tensor: Tensor) -> Piece:
+    def piece(self, tensor: Tensor) -> Piece:
         """Rows are cut as torch.chunk cuts them: parts of equal length, rounded up, of which the last may be empty."""
         shape, (replica, shard) = tuple(tensor.shape), divmod(self.world.rank, self.shard_devices)
         first = min(shard * -(-shape[0] // self.shard_devices), shape[0])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -16,14 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.trigflow import TrigFlowNet
 from scaling.config import Launch
-from scaling.training.engine import ADAM, MOMENTS, Engine
+from scaling.training.engine import AdamEngine, Engine
 from scaling.training.errors import ParallelError
 from scaling.training.pieces import Piece
 from scaling.training.world import World
 from scaling.training.zero import ZeroEngine
 
 
-class ReplicatedEngine(Engine):
+class ReplicatedEngine(AdamEngine):
     """The whole network on every rank: one process, or DistributedDataParallel."""
 
     def __init__(self, module: TrigFlowNet, world: World) -> None:
@@ -36,51 +35,21 @@ class ReplicatedEngine(Engine):
                 # Gradients lie in the buffers that are reduced; buffers of the network never change.
                 self.parallel = DistributedDataParallel(module, gradient_as_bucket_view=True, broadcast_buffers=False)
         self.net = self.parallel or module
-        self.optimizer = torch.optim.Adam(module.parameters(), fused=True, **ADAM)
-        for parameter in module.parameters():
-            zeros = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
-            self.optimizer.state[parameter] = {"step": torch.zeros((), device=world.device), **zeros}
+        self.prepare()
 
     def micro(self, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last or self.parallel is None else self.parallel.no_sync()
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def _gradients(self) -> dict[str, Tensor]:
+    def gradients(self) -> dict[str, Tensor]:
         return {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
 
     def grad_norm(self) -> Tensor:
-        return torch.nn.utils.get_total_norm(list(self._gradients().values()))
+        return torch.nn.utils.get_total_norm(list(self.gradients().values()))
 
-    def first_nonfinite(self) -> str | None:
-        return next((name for name, gradient in self._gradients().items() if not gradient.isfinite().all()), None)
-
-    def step(self, lr: float, scale: float) -> None:
-        if scale != 1:
-            torch._foreach_mul_(list(self._gradients().values()), 1 / scale)  # pyright: ignore[reportPrivateImportUsage]
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.discard()
+    def force_weight_norm(self) -> None:
         self.module.force_weight_norm()
 
-    def discard(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def weights(self) -> Mapping[str, Piece]:
-        return {name: self._piece(p) for name, p in self.module.named_parameters()}
-
-    def moments(self) -> Mapping[str, Mapping[str, Piece]]:
-        parameters = dict(self.module.named_parameters())
-        state = self.optimizer.state
-        return {moment: {n: self._piece(state[p][moment]) for n, p in parameters.items()} for moment in MOMENTS}
-
-    def loaded(self, updates: int) -> None:
-        for state in self.optimizer.state.values():
-            state["step"].fill_(updates)
-
-    def _piece(self, tensor: Tensor) -> Piece:
+    def piece(self, tensor: Tensor) -> Piece:
         return Piece(tensor.detach().view(-1), 0, tuple(tensor.shape), self.world.rank, self.world.size)
 
 

@@ -97,26 +97,20 @@ class ZeroEngine(Engine):
     def backward(self, loss: Tensor) -> None:
         self.engine.backward(loss)
 
-    def _gradients(self) -> dict[str, Tensor]:
+    def gradients(self) -> dict[str, Tensor]:
         """This rank's part of the averaged gradient; where it holds none of a tensor, nothing or zeros."""
         held = [name for name, run in self.runs.items() if run.count or self.stage == 3]
         averaged = [gradient for group in self.zero.averaged_gradients.values() for gradient in group]
         return dict(zip(held, averaged, strict=False))  # after them padding, in stages 1 and 2
 
     def grad_norm(self) -> Tensor:
-        norms = torch._foreach_norm(list(self._gradients().values()))  # pyright: ignore[reportPrivateImportUsage]
+        norms = torch._foreach_norm(list(self.gradients().values()))  # pyright: ignore[reportPrivateImportUsage]
         squares = torch.stack(norms).square().sum() if norms else torch.zeros((), device=self.world.device)
         return self.world.total(squares).sqrt()
 
-    def first_nonfinite(self) -> str | None:
-        gradients = self._gradients()
-        bad = [name in gradients and not bool(gradients[name].isfinite().all()) for name in self.shapes]
-        counts = self.world.total(torch.tensor(bad, dtype=torch.float32, device=self.world.device)).tolist()
-        return next((name for name, count in zip(self.shapes, counts, strict=True) if count), None)
-
     def step(self, lr: float, scale: float) -> None:
         if scale != 1:
-            torch._foreach_mul_(list(self._gradients().values()), 1 / scale)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_mul_(list(self.gradients().values()), 1 / scale)  # pyright: ignore[reportPrivateImportUsage]
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.zero.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -15,13 +15,12 @@ import torch
 from data_pipeline.fashion import load_fashion
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
-from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from scaling.cli import app, run_cli
 from scaling.datasets import pack_images
-from scaling.runs import RunData, RunFile, RunSpec, dump_run
+from scaling.runs import RunFile, RunSpec, dump_run
 from scaling.saved import load_model
-from scaling.sections import Ema, Evaluation, Launch, Sampling, TeacherRecipe
+from scaling.sections import Ema, Launch, TeacherRecipe
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpointer
 from scaling.training.ema import Averages
@@ -29,25 +28,16 @@ from scaling.training.loop import train
 from scaling.training.pieces import Piece
 from scaling.training.posthoc import reconstruct
 from scaling.training.world import World
+from tests.training import small
 
 STORED = (0.05, 0.10)
-SPEC = RunSpec(
-    method="teacher",
-    size="xs",
-    seed=0,
-    precision="fp32",
-    network=asdict(NetworkConfig(8, 4, 10, 8, (1, 2), 1, (4,), head_channels=8)),
-    data=RunData(content_sha256="", held_out_sha256="", encoder="fashion-s2d-v1"),
-    recipe=TeacherRecipe(steps=48, batch=8, lr=0.01),
-    ema=Ema(sigma_rel=STORED, half_life_images=(100,)),
-    sampling=Sampling(),
-    evaluation=Evaluation(),
-    max_nonfinite_steps=20,
-    weights=None,
-    teacher=None,
-    student=None,
+SPEC = small.SPEC.model_copy(
+    update={
+        "recipe": TeacherRecipe(steps=48, batch=8, lr=0.01),
+        "ema": Ema(sigma_rel=STORED, half_life_images=(100,)),
+        "max_nonfinite_steps": 20,
+    }
 )
-
 ALONE = World(0, 1, torch.device("cpu"))
 
 
