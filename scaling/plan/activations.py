@@ -9,7 +9,7 @@ kernel allocates and frees inside one operation (convolution workspaces, tiles o
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
+from scaling.plan.recompute import without_compiler
+from scaling.plan.shapes import ShapesOnly, run
 from scaling.training.objectives import Batch, Tangent, consistency_loss, teacher_loss
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -80,14 +81,14 @@ def transient_events(
     dropout_to: int | None,
 ) -> list[int]:
     """Bytes taken and (negative) given back in one step, in order; what outlives it, the gradients, is left out."""
-    with torch.device("meta"):
+    with torch.device("meta"), ShapesOnly():
         net = TrigFlowNet(network)
         x = torch.empty(batch, network.latent_channels, network.resolution, network.resolution)
         t, labels = torch.empty(batch), torch.zeros(batch, dtype=torch.int64)
     net.unet.activation_checkpointing = checkpointing
     samples = Batch(x, x, t, labels, Dropout(0.1, labels, dropout_to))
     tracker = LiveBytes()
-    with tracker, _autocast(precision):
+    with without_compiler(), tracker, _autocast(precision):
         step = consistency_loss(net, samples, x, 1.0, Tangent()) if dual else teacher_loss(net, samples)
         step.loss.backward()
     del step
@@ -118,12 +119,8 @@ def _growth(size: int) -> tuple[int, int]:
     return a + 3 * b, size
 
 
-class LiveBytes(TorchDispatchMode):
-    """Follows every storage that an operation makes; `events` holds (serial number, +-bytes) in order.
-
-    An operation on operands of known layouts is not run again: its results are made from the layouts of the first
-    time, since shape rules written in Python are slow. Views and operations in place always run.
-    """
+class LiveBytes(ShapesOnly):
+    """Follows every storage that an operation makes; `events` holds (serial number, +-bytes) in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,14 +128,10 @@ class LiveBytes(TorchDispatchMode):
         self._living: dict[int, weakref.ref[Any]] = {}
         self._serial = 0
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to be ready for it costs as much as the counting
-
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        out = _run(func, args, kwargs or {})
+        out = run(func, args, kwargs or {})
         for x in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(x, Tensor):
                 self._follow(x.untyped_storage())
@@ -157,37 +150,6 @@ class LiveBytes(TorchDispatchMode):
 
         self._living[address] = weakref.ref(storage, freed)
         self.events.append((serial, size))
-
-
-Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
-_layouts: dict[Hashable, list[Layout | None]] = {}
-_UNDECLARED_VIEWS = (torch.ops.aten._unsafe_view.default,)
-
-
-def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The operation's results on the meta device."""
-    schema = func._schema
-    if schema.is_mutable or any(x.alias_info for x in schema.returns) or func in _UNDECLARED_VIEWS:
-        return func(*args, **kwargs)
-    key = (func, _key(args), tuple((name, _key(value)) for name, value in kwargs.items()))
-    if (layouts := _layouts.get(key)) is None:
-        out = func(*args, **kwargs)
-        _layouts[key] = [_layout(x) for x in (out if isinstance(out, tuple) else (out,))]
-        return out
-    results = [None if x is None else torch.empty_strided(x[0], x[1], dtype=x[2], device="meta") for x in layouts]
-    return tuple(results) if len(schema.returns) > 1 else results[0]
-
-
-def _layout(x: Tensor | None) -> Layout | None:
-    return None if x is None else (x.shape, x.stride(), x.dtype)
-
-
-def _key(x: Any) -> Hashable:
-    if isinstance(x, Tensor):
-        return x.shape, x.stride(), x.dtype
-    if isinstance(x, (tuple, list)):
-        return tuple(map(_key, x))
-    return type(x), x  # 1, 1.0 and True are equal, and give other types
 
 
 class _Autocast(TorchFunctionMode):

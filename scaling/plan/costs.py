@@ -5,15 +5,21 @@ MACs count a multiply-add once; FLOPs are twice the MACs. Counted are convolutio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import flop_registry
 
 from models.encoders import get_encoder
-from models.family import count_macs, count_parameters
 from models.network import NetworkConfig
+from models.trigflow import TrigFlowNet
 from scaling.config import Method, StudentRecipe
 from scaling.generate import sampler_steps
-from scaling.plan.shapes import ShapesOnly
+from scaling.plan.memory import shapes
+from scaling.plan.shapes import ShapesOnly, run
 from scaling.runs import RunSpec
 
 # FLOP/s that one CPU core of 2022 was seen to give a small U-Net; only ratios of estimates matter.
@@ -74,13 +80,34 @@ def count(network: NetworkConfig) -> Counts:
     once, twice = _forward_macs(shape), _forward_macs(replace(shape, model_channels=2 * unit))
     width = network.model_channels
     square, linear = (twice - 2 * once) * width * width, (4 * once - twice) * unit * width
-    return Counts(count_parameters(network), (square + linear) // (2 * unit * unit) + added)
+    return Counts(sum(shapes(network).elements), (square + linear) // (2 * unit * unit) + added)
 
 
 @lru_cache
 def _forward_macs(network: NetworkConfig) -> int:
-    with ShapesOnly():
-        return count_macs(network)
+    with torch.device("meta"), ShapesOnly():
+        net = TrigFlowNet(network)
+        x = torch.empty(1, network.latent_channels, network.resolution, network.resolution)
+        t, labels = torch.empty(1), torch.zeros(1, dtype=torch.int64)
+    with _MultiplyAdds() as counted, torch.no_grad():
+        net(x, t, labels)
+    return counted.total
+
+
+class _MultiplyAdds(ShapesOnly):
+    """Counts multiply-adds as `count_macs` does, by the formulas of torch's FlopCounterMode, which takes far longer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = run(func, args, kwargs or {})
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out) // 2
+        return out
 
 
 def step_forwards(method: Method, *, guided: bool, checkpointing: bool) -> int:
