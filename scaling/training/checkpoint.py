@@ -20,10 +20,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
-from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from scaling.training.checkpoint_files import (
+    CODES,
+    DTYPES,
     CheckpointError,
     Stored,
     path_of,
@@ -32,16 +32,6 @@ from scaling.training.checkpoint_files import (
     set_aside,
     steps_in,
     verify_file,
-)
-from scaling.training.checkpoint_storage import (
-    CODES,
-    DTYPES,
-    FolderReader,
-    FolderWriter,
-    ReadPieces,
-    WritePieces,
-    plain_errors,
-    quieten,
 )
 from scaling.training.pieces import Piece
 from scaling.training.world import World
@@ -86,10 +76,9 @@ class Checkpoint:
         """
         for name, piece in pieces.items():
             self._require_tensor(name, piece)
-        quieten()
-        with torch.no_grad(), plain_errors():
-            reader = FolderReader(self.path, {name: self.stored[name] for name in pieces})
-            dcp_load({}, storage_reader=reader, planner=ReadPieces(pieces), no_dist=True)
+        from scaling.training.checkpoint_storage import read_folder
+
+        read_folder(self.path, self.stored, pieces)
 
     def _require_tensor(self, name: str, piece: Piece) -> None:
         stored, dtype = self.stored.get(name), CODES[piece.local.dtype]
@@ -195,22 +184,18 @@ class Checkpointer:
     def _write(
         self,
         final: Path,
-        copied: WritePieces,
+        copied: Mapping[str, Piece],
         shapes: Mapping[str, tuple[int, ...]],
         metadata: Mapping[str, Any],
         before: Future[None] | None,
     ) -> None:
+        from scaling.training.checkpoint_storage import FolderWriter, write_folder
+
         if before is not None:
             before.result()
         after = partial(prune, self.folder, self.keep, self.keep_steps)
         writer = FolderWriter(final, f"rank-{self.world.rank:05d}.safetensors", shapes, metadata, after)
-        quieten()
-        try:
-            with plain_errors():
-                alone = self._group is None
-                dcp_save({}, storage_writer=writer, planner=copied, process_group=self._group, no_dist=alone)
-        finally:
-            writer.clean_up()
+        write_folder(writer, copied, self._group)
 
     def wait(self) -> None:
         """Return once what was begun is on the disk; raises what that raised, once."""
@@ -235,21 +220,21 @@ class HostCopy:
     def __init__(self) -> None:
         self._pieces: Mapping[str, Piece] | None = None
         self._sources: list[Tensor] = []
-        self._plan = WritePieces({})
+        self._copies: dict[str, Piece] = {}
 
     @torch.no_grad()
-    def take(self, pieces: Mapping[str, Piece]) -> WritePieces:
-        """Copy this rank's share of the pieces, and plan to write it; both are good until the next.
+    def take(self, pieces: Mapping[str, Piece]) -> Mapping[str, Piece]:
+        """Copies of this rank's share of the pieces, where it has one; they are good until the next.
 
         A mapping that is given again must hold the same pieces: it is looked through once.
         """
         if pieces is not self._pieces:
             self._lay_out(pieces)
-        copies = [piece.local for piece in self._plan.pieces.values()]
+        copies = [piece.local for piece in self._copies.values()]
         torch._foreach_copy_(copies, self._sources, non_blocking=True)  # pyright: ignore[reportPrivateImportUsage]
         for device in {source.device for source in self._sources if source.is_cuda}:
             torch.cuda.synchronize(device)
-        return self._plan
+        return self._copies
 
     def _lay_out(self, pieces: Mapping[str, Piece]) -> None:
         """One block of memory for all; larger elements first, so that all are aligned in it and in the file."""
@@ -259,8 +244,6 @@ class HostCopy:
         sizes = [piece.local.nbytes for piece in own.values()]
         pinned = any(piece.local.is_cuda for piece in own.values())
         blocks = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=pinned).split(sizes)
-        self._plan = WritePieces(
-            {n: p.like(block.view(p.local.dtype)) for (n, p), block in zip(own.items(), blocks, strict=True)}
-        )
+        self._copies = {n: p.like(block.view(p.local.dtype)) for (n, p), block in zip(own.items(), blocks, strict=True)}
         self._sources = [piece.local for piece in own.values()]
         self._pieces = pieces

@@ -10,14 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import secrets
 import shutil
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from data_pipeline.files import PARTIAL, fsync_folder, sha256_file, write_text_atomic
 
@@ -26,6 +31,19 @@ MANIFEST, POINTER = "checkpoint.json", "newest"
 STEP = re.compile(r"step-(\d{8,})")
 DATA = re.compile(r"rank-\d{5,}\.safetensors")
 REMEDY = "restore it or delete it"
+CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+DTYPES = {code: dtype for dtype, code in CODES.items()}
 
 
 class CheckpointError(Exception):
@@ -234,3 +252,26 @@ def _remove(path: Path) -> None:
 
 def _hidden(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}{PARTIAL}")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> File:
+    """Write 1-D tensors on the CPU, in their order, as a new safetensors file, flushed; its size and hash.
+
+    Larger elements must come before smaller ones, so that all are aligned.
+    """
+    header, position = {}, 0
+    for name, tensor in tensors.items():
+        span = [position, position + tensor.nbytes]
+        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
+        position = span[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("xb") as stream:
+        data = (t.view(torch.uint8).numpy().data for t in tensors.values())
+        for part in (struct.pack("<Q", len(text)), text, *data):
+            digest.update(part)
+            stream.write(part)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return File(8 + len(text) + position, digest.hexdigest())

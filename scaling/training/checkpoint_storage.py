@@ -3,18 +3,15 @@
 DCP plans: which rank writes which run, which ranks read which part of which run; it also tells all ranks what failed on
 one. Its own planners know no runs of flattened tensors, and its own storage unpickles what it reads (FileSystemReader)
 or holds a file twice in memory and has no hashes (HuggingFaceStorageWriter). So planners and storage are ours, against
-its public interfaces; the data are safetensors.
+its public interfaces; the data are safetensors. It takes a second to import, which planning a study does without.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import logging
 import os
 import shutil
-import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -46,34 +44,47 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
 from scaling.training.checkpoint_files import (
+    CODES,
+    DTYPES,
     CheckpointError,
-    File,
     Manifest,
     Run,
     Stored,
     new_partial,
     publish,
     shown_as,
+    write_tensors,
 )
 from scaling.training.pieces import Piece
 
-CODES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-DTYPES = {code: dtype for dtype, code in CODES.items()}
+
+def write_folder(writer: FolderWriter, pieces: Mapping[str, Piece], group: dist.ProcessGroup | None) -> None:
+    """Write a checkpoint, of which `pieces` is this rank's share, together with the ranks of the group; None: alone.
+
+    Raises, on every rank, what failed on one.
+    """
+    quieten()
+    try:
+        with plain_errors():
+            alone = group is None
+            dcp_save({}, storage_writer=writer, planner=WritePieces(pieces), process_group=group, no_dist=alone)
+    finally:
+        writer.clean_up()
+
+
+@torch.no_grad()
+def read_folder(path: Path, tensors: Mapping[str, Stored], pieces: Mapping[str, Piece]) -> None:
+    """Fill what each piece holds from the checkpoint in a folder, whose manifest knows all of them."""
+    quieten()
+    with plain_errors():
+        reader = FolderReader(path, {name: tensors[name] for name in pieces})
+        dcp_load({}, storage_reader=reader, planner=ReadPieces(pieces), no_dist=True)
 
 
 def quieten() -> None:
@@ -222,29 +233,6 @@ class FolderWriter(StorageWriter):
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         return False
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> File:
-    """Write 1-D tensors on the CPU, in their order, as a new safetensors file, flushed; its size and hash.
-
-    Larger elements must come before smaller ones, so that all are aligned.
-    """
-    header, position = {}, 0
-    for name, tensor in tensors.items():
-        span = [position, position + tensor.nbytes]
-        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
-        position = span[1]
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with path.open("xb") as stream:
-        data = (t.view(torch.uint8).numpy().data for t in tensors.values())
-        for part in (struct.pack("<Q", len(text)), text, *data):
-            digest.update(part)
-            stream.write(part)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return File(8 + len(text) + position, digest.hexdigest())
 
 
 class FolderReader(StorageReader):

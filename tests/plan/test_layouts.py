@@ -164,7 +164,7 @@ PLAN = """
 import sys
 from scaling.cli import app
 app(["study", "plan", sys.argv[1], "--json"], standalone_mode=False)
-sys.exit(", ".join(name for name in ("torch._dynamo", "torch._inductor") if name in sys.modules) or 0)
+sys.exit(", ".join(name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules) or 0)
 """
 
 

@@ -59,7 +59,7 @@ def test_the_copy_is_of_the_moment_and_its_memory_is_used_again(tmp_path: Path) 
         for piece in pieces.values():
             piece.local.fill_(7)
         metadata["spec"] = None
-        addresses |= {piece.local.data_ptr() for piece in checkpointer._copy._plan.pieces.values()}
+        addresses |= {piece.local.data_ptr() for piece in checkpointer._copy._copies.values()}
     checkpointer.close()
     for step in range(4):
         assert_holds(path_of(tmp_path, step), step)
