@@ -14,22 +14,21 @@ Fixture = Any  # conftest.py says what it is; its classes cannot be imported und
 
 @pytest.mark.slow
 def test_a_study_on_two_devices_ends_as_on_one(
-    tmp_path: Path, finished: Fixture, homes_of: Fixture, write_study: Fixture, spawn: Fixture
+    tmp_path: Path, finished: Fixture, write_study: Fixture, spawn: Fixture
 ) -> None:
     """The same losses to rounding, which their first steps are compared by: training amplifies it."""
     launch = {"devices": 2, "strategy": "fsdp2", "microbatch": 4, "workers": 1}
-    result = spawn("scaling.cli", "study", "run", write_study(tmp_path, launch=launch)).wait()
+    study = {"methods": ["teacher"], "launch": launch}
+    result = spawn("scaling.cli", "study", "run", write_study(tmp_path, **study)).wait()
     assert result.code == 0, result.err
     assert (tmp_path / "runs" / "tiny" / "report" / "index.html").exists()
-    (tmp_path / "again").mkdir()
-    runs = homes_of(write_study(tmp_path / "again")).runs
-    for name in runs:
-        home, alone = tmp_path / "runs" / "tiny" / name, finished.study / name
-        assert (home / "scores.json").exists()
-        assert {path.name for path in home.glob("checkpoints/step-*/rank-*")} == {
-            "rank-00000.safetensors",
-            "rank-00001.safetensors",
-        }
-        ours, wanted = (read_metrics(each / "metrics.jsonl")[0] for each in (home, alone))
-        assert ours["step"] == wanted["step"]
-        assert ours["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+    (home,) = (tmp_path / "runs" / "tiny").glob("teacher-*")
+    assert (home / "scores.json").exists()
+    assert {path.name for path in home.glob("checkpoints/step-*/rank-*")} == {
+        "rank-00000.safetensors",
+        "rank-00001.safetensors",
+    }
+    ours, wanted = (read_metrics(each / "metrics.jsonl")[0] for each in (home, finished.of("teacher")))
+    assert home.name == finished.of("teacher").name
+    assert ours["step"] == wanted["step"]
+    assert ours["loss"] == pytest.approx(wanted["loss"], rel=1e-3)

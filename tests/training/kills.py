@@ -25,7 +25,6 @@ from tests.ranks import context
 from tests.study.conftest import STUDY, Homes, merge, prepare_homes
 
 LIMIT_SECONDS = 300.0
-KILLS = 8  # of each run
 PHASES = ("starting", "between checkpoints", "writing a checkpoint", "after training")
 # (strategy, ranks, the method that is trained under it)
 RUNS = [

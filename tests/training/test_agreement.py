@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.training.agreement import (
+    BATCH,
     HALVES,
     OBJECTIVES,
     STEPS,
@@ -38,20 +39,22 @@ def test_ranks_train_as_one_process_does(strategy: str, objective: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", HALVES)
-@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_in_half_precision_they_agree_to_rounding(strategy: str, objective: str, precision: str) -> None:
-    """Ranks and one process differ by less than half precision and float32 do."""
-    one = Case(objective, precision)
-    assert 0 < difference(curves(spread(one, strategy)).loss, curves(one).loss) < rounding(objective, precision)
+def test_in_half_precision_they_agree_to_rounding(strategy: str, precision: str) -> None:
+    """Of the objective that needs most (all are in benchmarks/agreement.py): each is off from
+    float32 by what half precision does, so that they differ by no more than twice that.
+    """
+    one = Case("scd", precision)
+    ours = difference(curves(spread(one, strategy)).loss, curves(one).loss)
+    assert 0 < ours < 2 * rounding("scd", precision)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_all_that_changes_only_how_changes_nothing(strategy: str, objective: str) -> None:
+def test_all_that_changes_only_how_changes_nothing(strategy: str) -> None:
     """Microbatches, activation checkpointing, and a checkpoint half-way, with all that is random in training."""
-    one = Case(objective, guided=True)
-    passes = 8 // STRATEGIES[strategy] // 2
+    one = Case("scd", guided=True)
+    passes = BATCH // STRATEGIES[strategy] // 2
     how = replace(spread(one, strategy), passes=passes, checkpointing=True, cut=STEPS // 2)
     assert difference(curves(how).loss, curves(one).loss) < EXACT
 

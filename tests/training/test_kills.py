@@ -13,7 +13,6 @@ import pytest
 
 from tests.study.conftest import Homes
 from tests.training.kills import (
-    KILLS,
     RUNS,
     World,
     configure,
@@ -25,6 +24,8 @@ from tests.training.kills import (
     reset,
     small_study,
 )
+
+KILLS = 4  # of each run; benchmarks/kills.py does more
 
 
 @pytest.fixture(scope="module")
