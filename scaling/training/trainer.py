@@ -131,7 +131,8 @@ class Trainer:
         norm, *numbers = torch.cat([norm[None], total / size]).tolist()
         logged = dict(zip([*means, *wishes], numbers, strict=True))
         loss, granted = logged.pop("loss"), frozenset(wish for wish in wishes if logged.pop(wish) > 0)
-        return Report({"loss": loss, "grad_norm": norm, "lr": rate, **logged}, granted)
+        scale = {"loss_scale": self.scale.value} if self.spec.precision == "fp16" else {}
+        return Report({"loss": loss, "grad_norm": norm, "lr": rate, **logged, **scale}, granted)
 
     def _update(self, rate: float) -> None:
         self.engine.step(rate, self.scale.value)
