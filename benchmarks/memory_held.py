@@ -17,10 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 from models.family import network_config
 from models.network import NetworkConfig
 from models.trigflow import SIGMA_DATA, TrigFlowNet
-from scaling.config import Launch
+from scaling.config.sections import Ema, Launch
 from scaling.plan.activations import DTYPES, Precision
 from scaling.plan.memory import Strategy
-from scaling.sections import Ema
 from scaling.training.ema import Averages
 from scaling.training.objectives import Batch, Tangent, consistency_loss, data_velocity, teacher_loss
 from scaling.training.parallel import build_engine

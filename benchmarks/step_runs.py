@@ -17,9 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 from benchmarks.allocator import allocated_peak
 from data_pipeline.reader import LatentReader
 from models.network import NetworkConfig
-from scaling.config import ConsistencyRecipe, Evaluation, Launch, Method, Sampling, TeacherRecipe
+from scaling.config.sections import ConsistencyRecipe, Ema, Evaluation, Launch, Method, Sampling, TeacherRecipe
 from scaling.runs import RunData, RunSpec
-from scaling.sections import Ema
 from scaling.training.loss_scale import LossScale
 from scaling.training.start import Origin
 from scaling.training.trainer import AUTOCAST, Trainer

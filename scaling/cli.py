@@ -116,7 +116,8 @@ def study_keys(as_json: AsJson = False) -> None:
     """List every key of a study file: type, default, meaning and unit."""
     from rich.table import Table
 
-    from scaling.config import StudyConfig, describe
+    from scaling.config.study import StudyConfig
+    from scaling.config.validation import describe
 
     rows = list(describe(StudyConfig))
     table = Table(title="keys of a study file")
@@ -225,7 +226,7 @@ def usage_errors() -> tuple[type[Exception], ...]:
     from models.encoders import EncoderError
     from models.family import FamilyError
     from scaling.analysis.table import TableError
-    from scaling.config import ConfigError
+    from scaling.config.validation import ConfigError
     from scaling.locks import InUse
     from scaling.report.record import ReportError
     from scaling.saved import ModelError

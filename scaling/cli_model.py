@@ -40,8 +40,8 @@ def model_list(
     as_json: AsJson = False,
 ) -> None:
     """List the sizes of families: parameters, multiply-adds, and what was published of them."""
+    from scaling.config.families import load_family
     from scaling.published import describe_sizes
-    from scaling.study import load_family
 
     names = [family] if family is not None else _family_names()
     rows = {name: describe_sizes(load_family(name)) for name in names}
@@ -120,14 +120,14 @@ def _listing(title: str, facts: Mapping[str, Any], caption: str) -> Table:
 
 
 def _family_names() -> list[str]:
-    from scaling.config import CONFIGS
+    from scaling.config.families import CONFIGS
 
     return sorted(path.stem for path in (CONFIGS / "family").glob("*.yaml"))
 
 
 def _preset_of(config: NetworkConfig) -> str | None:
+    from scaling.config.families import load_family
     from scaling.edm2_import import preset_of
-    from scaling.study import load_family
 
     return preset_of(config, map(load_family, _family_names()))
 
@@ -135,7 +135,7 @@ def _preset_of(config: NetworkConfig) -> str | None:
 def _preset_facts(target: str) -> dict[str, Any]:
     """What is known of FAMILY/SIZE, where FAMILY is a name or a YAML file."""
     from models.family import FamilyError, count_macs, count_parameters
-    from scaling.study import load_family
+    from scaling.config.families import load_family
 
     family, slash, size = target.rpartition("/")
     if not slash:

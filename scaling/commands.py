@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_pipeline.arrays import load_arrays
 from data_pipeline.files import write_bytes_atomic
-from scaling.config import validate
+from scaling.config.validation import validate
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, load_network, sampler_steps
 from scaling.machine import commit, machine, versions

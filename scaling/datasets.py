@@ -22,7 +22,8 @@ from data_pipeline.reader import LatentReader
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
 from models.encoders import ENCODERS, Encoder, get_encoder
-from scaling.config import ConfigError, Data, nearest
+from scaling.config.sections import Data
+from scaling.config.validation import ConfigError, nearest
 from scaling.evaluation.score import REAL_GRID, balanced, real_statistics
 from scaling.runs import RunData
 

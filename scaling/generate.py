@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.encoders import get_encoder
 from models.trigflow import SIGMA_DATA, TrigFlowNet
-from scaling.config import StudentRecipe
+from scaling.config.sections import StudentRecipe
 from scaling.guidance import Network, guided
 from scaling.runs import RunSpec
 from scaling.sampling import Velocity, sample_student, sample_teacher, teacher_evaluations

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from models.family import Family
-from scaling.config import ConfigError, Launch, StudyConfig
+from scaling.config.sections import Launch
+from scaling.config.study import StudyConfig
+from scaling.config.validation import ConfigError
 from scaling.plan.devices import check_devices, strategy_of
 from scaling.training.parallel import check_strategy
 from scaling.training.profile import check_profile

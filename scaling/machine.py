@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from scaling.config import StudyConfig
+    from scaling.config.study import StudyConfig
     from scaling.datasets import Prepared
 
 PACKAGES = ("torch", "numpy", "scipy", "pydantic", "safetensors", "webdataset", "matplotlib")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from models.encoders import get_encoder
-from scaling.config import ConfigError, StudyConfig
+from scaling.config.study import StudyConfig
+from scaling.config.validation import ConfigError
 
 
 def check_runnable(config: StudyConfig) -> None:

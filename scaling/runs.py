@@ -14,23 +14,20 @@ from pydantic import Field
 
 from models.family import Family, network_config
 from models.network import NetworkConfig
-from scaling.config import (
-    ConfigError,
+from scaling.config.sections import (
     ConsistencyRecipe,
     Ema,
     Evaluation,
     Launch,
     Method,
     Sampling,
-    Section,
     StudentRecipe,
-    StudyConfig,
     Teacher,
     TeacherRecipe,
     VsdRecipe,
-    read_yaml,
-    validate,
 )
+from scaling.config.study import StudyConfig
+from scaling.config.validation import ConfigError, Section, read_yaml, validate
 from scaling.saved import SavedModel
 from scaling.weights import teacher_weights
 

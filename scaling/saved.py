@@ -20,7 +20,7 @@ from data_pipeline.files import atomic_folder, sha256_file, write_json_atomic
 from models.family import count_parameters, network_config
 from models.trigflow import TrigFlowNet
 from models.unet import NetworkConfig
-from scaling.validation import Section, validate
+from scaling.config.validation import Section, validate
 
 FORMAT = "trigscale-model-1"
 WEIGHTS = "model.safetensors"

@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from scaling.config import ConfigError
+from scaling.config.validation import ConfigError
 from scaling.runs import load_run
 from scaling.training.metrics import read_metrics
 

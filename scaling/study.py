@@ -14,8 +14,10 @@ from typing import Any
 
 from data_pipeline.files import write_json_atomic, write_text_atomic
 from data_pipeline.manifest import DataError, Manifest
-from models.family import Family, build_family
-from scaling.config import CONFIGS, ConfigError, StudyConfig, load_study, nearest, read_yaml
+from models.family import Family
+from scaling.config.families import load_family
+from scaling.config.study import StudyConfig, load_study
+from scaling.config.validation import ConfigError, nearest
 from scaling.datasets import Prepared, known_encoder, prepare, write_reference
 from scaling.launching import check_launch, launch_of, worker_environment, workers
 from scaling.locks import locked
@@ -60,19 +62,6 @@ def open_study(path: Path, overrides: Sequence[str] = ()) -> Study:
                 f"by_size.{size}: family {family.name!r} has no such size; {nearest(size, [*family.sizes])}"
             )
     return Study(config, family)
-
-
-def load_family(name: str) -> Family:
-    """A family by the name of its file in configs/family, or by the path of a YAML file."""
-    if name.endswith((".yaml", ".yml")):
-        return build_family(read_yaml(Path(name)), name)
-    path = CONFIGS / "family" / f"{name}.yaml"
-    if not path.exists():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        hint = nearest(name, known)
-        hint = hint if hint.startswith("known") else f"{hint} Known: {', '.join(known)}"
-        raise ConfigError(f"family: unknown family {name!r}; {hint}")
-    return build_family(read_yaml(path), str(path))
 
 
 class Stages:

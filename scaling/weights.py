@@ -9,7 +9,9 @@ from pathlib import Path
 from models.encoders import RGB
 from models.family import Family, FamilyError
 from models.network import NetworkConfig
-from scaling.config import ConfigError, ConsistencyRecipe, StudyConfig
+from scaling.config.sections import ConsistencyRecipe
+from scaling.config.study import StudyConfig
+from scaling.config.validation import ConfigError
 from scaling.saved import ModelError, SavedModel, load_model
 
 SHARED = ("resolution", "latent_channels", "num_classes")  # what a teacher and its students must agree on

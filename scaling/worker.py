@@ -27,7 +27,8 @@ from data_pipeline.files import write_bytes_atomic, write_json_atomic
 from data_pipeline.manifest import DataError
 from data_pipeline.reader import LatentReader
 from models.family import FamilyError, count_macs, count_parameters
-from scaling.config import ConfigError, Launch, StudentRecipe
+from scaling.config.sections import Launch, StudentRecipe
+from scaling.config.validation import ConfigError
 from scaling.errors import explain
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, load_network, sampler_steps, to_npz, untrained

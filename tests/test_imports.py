@@ -15,10 +15,12 @@ import pytest
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
-from scaling.config import StudyConfig, validate
+from scaling.config.families import load_family
+from scaling.config.study import StudyConfig
+from scaling.config.validation import validate
 from scaling.datasets import pack_images, prepare, write_reference
 from scaling.runs import expand
-from scaling.study import Study, load_family, write_homes
+from scaling.study import Study, write_homes
 
 ROOT = Path(__file__).parents[1]
 # What each package may import of ours; scaling may import all, and none may import scaling.

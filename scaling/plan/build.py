@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from models.family import Family
-from scaling.config import ConfigError, Launch, StudyConfig
+from scaling.config.sections import Launch
+from scaling.config.study import StudyConfig
+from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import DEFAULT, Accelerator, get_accelerator
 from scaling.plan.budget import Choice, Work, common_fraction, whole_sizes
 from scaling.plan.costs import Cost, cost

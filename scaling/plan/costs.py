@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from models.encoders import get_encoder
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
-from scaling.config import Method, StudentRecipe
+from scaling.config.sections import Method, StudentRecipe
 from scaling.generate import sampler_steps
 from scaling.plan.memory import shapes
 from scaling.plan.shapes import ShapesOnly, run

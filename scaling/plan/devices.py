@@ -8,7 +8,8 @@ from typing import cast
 
 from models.family import Family
 from models.network import NetworkConfig
-from scaling.config import ConfigError, Method
+from scaling.config.sections import Method
+from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import Accelerator
 from scaling.plan.activations import Precision
 from scaling.plan.costs import is_guided

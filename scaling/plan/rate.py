@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.config import ConfigError
+from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import Accelerator
 from scaling.plan.costs import cost
 from scaling.runs import load_run

@@ -11,7 +11,7 @@ from data_pipeline.order import SampleOrder
 from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
 from models.encoders import get_encoder
-from scaling.config import StudentRecipe, TeacherRecipe
+from scaling.config.sections import StudentRecipe, TeacherRecipe
 from scaling.guidance import NO_LABEL
 from scaling.plan.devices import check_devices
 from scaling.runs import RunSpec

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaling.sections import Ema
+from scaling.config.sections import Ema
 from scaling.training.pieces import Piece
 
 WIDEST = 0.28  # sigma_rel of a power-function profile is below this

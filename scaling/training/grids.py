@@ -13,7 +13,8 @@ from torch import Tensor
 
 from data_pipeline.files import write_bytes_atomic
 from models.encoders import EncoderError, get_encoder
-from scaling.config import ConfigError, Launch
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
 from scaling.generate import generate, sampler_steps
 from scaling.runs import RunSpec
 from scaling.training.gather import gather

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.reader import LatentReader
-from scaling.config import Launch
+from scaling.config.sections import Launch
 from scaling.runs import RunSpec
 from scaling.training.checkpoint import Checkpointer, newest
 from scaling.training.checkpoint_files import settle

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from models.trigflow import TrigFlowNet
-from scaling.config import Launch
+from scaling.config.sections import Launch
 from scaling.training.engine import AdamEngine, Engine
 from scaling.training.errors import ParallelError
 from scaling.training.pieces import Piece

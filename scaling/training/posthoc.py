@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaling.config import ConfigError
+from scaling.config.validation import ConfigError
 from scaling.runs import RunSpec
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpoint, CheckpointError

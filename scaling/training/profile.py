@@ -13,7 +13,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from data_pipeline.files import PARTIAL, write_bytes_atomic, write_text_atomic
-from scaling.config import ConfigError, Launch
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
 
 ROWS = 30  # operators of the table
 EVENTS = 1_000_000  # allocations and releases of which a memory snapshot knows the history

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
-from scaling.config import ConsistencyRecipe
+from scaling.config.sections import ConsistencyRecipe
 from scaling.runs import RunSpec
 from scaling.training.checkpoint import Checkpoint
 from scaling.training.ema import profile_name

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.files import write_json_atomic
-from scaling.config import ConfigError, Launch
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
 from scaling.runs import RunSpec
 from scaling.training.metrics import FILE, Tracker, read_metrics
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_pipeline.reader import LatentReader
 from models.trigflow import TrigFlowNet
-from scaling.config import Launch, Recipe, StudentRecipe
+from scaling.config.sections import Launch, Recipe, StudentRecipe
 from scaling.runs import RunSpec
 from scaling.training.batches import Batches
 from scaling.training.checkpoint import Checkpoint

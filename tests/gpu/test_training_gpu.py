@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data_pipeline.reader import LatentReader
-from scaling.config import ConsistencyRecipe, Launch
+from scaling.config.sections import ConsistencyRecipe, Launch
 from scaling.training.checkpoint import Checkpointer, newest
 from scaling.training.loop import train
 from scaling.training.metrics import read_metrics

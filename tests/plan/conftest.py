@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from scaling.cli import app, run_cli
-from scaling.config import StudyConfig, validate
+from scaling.config.families import load_family
+from scaling.config.study import StudyConfig
+from scaling.config.validation import validate
 from scaling.runs import Run, RunData, expand
-from scaling.study import load_family
 
 STUDENT = {"steps": 20, "batch": 24, "lr": 0.01, "teacher_ema": 0.1}
 STUDY: dict[str, Any] = {

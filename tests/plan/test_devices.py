@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scaling.config import ConfigError
+from scaling.config.validation import ConfigError
 from scaling.plan import devices
 from scaling.plan.accelerators import ACCELERATORS, get_accelerator
 from scaling.plan.devices import Placement, check_devices, divisors, placements

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from models.family import count_macs
-from scaling.config import ConfigError
+from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import ACCELERATORS
 from scaling.plan.rate import assumed_rate, measured_rate
 from scaling.runs import RunFile, dump_run

@@ -17,9 +17,11 @@ import typer
 
 from models.family import count_macs, count_parameters
 from scaling.cli import app
-from scaling.config import StudyConfig, describe, validate
+from scaling.config.families import load_family
+from scaling.config.study import StudyConfig
+from scaling.config.validation import describe, validate
 from scaling.runs import Run, RunData, RunFile, RunSpec, dump_run, expand, load_run
-from scaling.study import load_family, open_study
+from scaling.study import open_study
 
 ROOT = Path(__file__).parents[2]
 DATA = RunData(content_sha256="a" * 64, held_out_sha256="b" * 64, encoder="fashion-s2d-v1")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from models.encoders import get_encoder
-from scaling.config import StudyConfig
+from scaling.config.study import StudyConfig
 from scaling.runs import Run, RunData, expand
 from scaling.study import open_study
 

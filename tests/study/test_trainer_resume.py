@@ -15,7 +15,7 @@ import torch
 import models.unet
 from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
-from scaling.config import Launch
+from scaling.config.sections import Launch
 from scaling.runs import RunData, RunSpec, expand
 from scaling.study import open_study
 from scaling.training.checkpoint import Checkpoint, newest

@@ -17,12 +17,13 @@ import torch
 from data_pipeline.reader import LatentReader
 from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import SIGMA_DATA
+from scaling.config.families import load_family
 from scaling.generate import generate, load_network
 from scaling.report.build import build_report
 from scaling.runs import RunData, RunSpec, expand, load_run
 from scaling.saved import WEIGHTS, SavedModel, load_model, save_model
 from scaling.stopping import StopRequest
-from scaling.study import load_family, open_study
+from scaling.study import open_study
 from scaling.training import checkpoint
 from scaling.training.loop import train
 from scaling.training.objectives import teacher_velocity

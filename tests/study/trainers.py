@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from data_pipeline.reader import LatentReader
-from scaling.config import Launch
+from scaling.config.sections import Launch
 from scaling.runs import RunSpec
 from scaling.training.checkpoint import Checkpoint, Checkpointer, load, path_of
 from scaling.training.objectives import Batch

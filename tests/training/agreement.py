@@ -24,9 +24,8 @@ import torch
 
 from data_pipeline.reader import LatentReader
 from models.network import NetworkConfig
-from scaling.config import ConsistencyRecipe, Launch
+from scaling.config.sections import ConsistencyRecipe, Launch, TeacherRecipe
 from scaling.runs import RunSpec
-from scaling.sections import TeacherRecipe
 from scaling.training.checkpoint import Checkpointer, newest
 from scaling.training.start import Origin
 from scaling.training.trainer import Trainer

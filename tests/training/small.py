@@ -10,10 +10,9 @@ from data_pipeline.fashion import load_fashion
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.network import NetworkConfig
-from scaling.config import Launch
+from scaling.config.sections import Ema, Evaluation, Launch, Sampling, TeacherRecipe
 from scaling.datasets import pack_images
 from scaling.runs import RunData, RunSpec
-from scaling.sections import Ema, Evaluation, Sampling, TeacherRecipe
 from scaling.training.trainer import Trainer
 from scaling.training.world import World
 

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scaling.config import CONFIGS, ConfigError, Launch
+from scaling.config.families import CONFIGS
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
 from scaling.generate import generate
 from scaling.runnable import check_runnable
 from scaling.study import open_study

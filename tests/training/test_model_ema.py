@@ -17,10 +17,10 @@ from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.trigflow import TrigFlowNet
 from scaling.cli import app, run_cli
+from scaling.config.sections import Ema, Launch, TeacherRecipe
 from scaling.datasets import pack_images
 from scaling.runs import RunFile, RunSpec, dump_run
 from scaling.saved import load_model
-from scaling.sections import Ema, Launch, TeacherRecipe
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpointer
 from scaling.training.ema import Averages

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from scaling.sections import Ema
+from scaling.config.sections import Ema
 from scaling.training.ema import Averages, power_exponent, profile_name
 from scaling.training.pieces import Piece
 from scaling.training.posthoc import fit_profile, inner_product

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from scaling.cli import app, run_cli
-from scaling.config import CONFIGS, ConfigError, Launch
+from scaling.config.families import CONFIGS
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
 from scaling.launching import check_launch
 from scaling.study import open_study
 from scaling.training import profile

@@ -20,7 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
-from scaling.config import CONFIGS, ConfigError, Launch
+from scaling.config.families import CONFIGS
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
 from scaling.launching import check_launch
 from scaling.runs import RunData, RunSpec, expand
 from scaling.study import open_study

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.sections import TeacherRecipe
+from scaling.config.sections import TeacherRecipe
 from scaling.training.errors import TrainingError
 from scaling.training.trainer import Trainer, learning_rate
 from scaling.training.world import World, joined

@@ -10,7 +10,8 @@ import torch
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.trigflow import TrigFlowNet
-from scaling.config import CONFIGS, Launch
+from scaling.config.families import CONFIGS
+from scaling.config.sections import Launch
 from scaling.datasets import pack_images
 from scaling.runs import RunData, RunSpec, expand
 from scaling.study import open_study

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from scaling.validation import Section
+from scaling.config.validation import Section
 
 Method = Literal["teacher", "scd", "sct", "vsd"]
 METHODS: tuple[Method, ...] = get_args(Method)

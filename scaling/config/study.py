@@ -1,7 +1,7 @@
 """A study file as a whole: its sections, what must fit together, and its reading.
 
-The keys are the fields of `StudyConfig` and of `scaling.sections`. Unknown keys and wrong types are a `ConfigError`
-that names key, value and remedy.
+The keys are the fields of `StudyConfig` and of `scaling.config.sections`. Unknown keys and wrong types are a
+`ConfigError` that names key, value and remedy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from scaling.sections import (
+from scaling.config.sections import (
     METHODS,
     ConsistencyRecipe,
     Data,
@@ -25,37 +25,10 @@ from scaling.sections import (
     Sampling,
     StudentRecipe,
     Teacher,
-    TeacherRecipe,
     VsdRecipe,
 )
-from scaling.validation import ConfigError, Section, apply_override, describe, nearest, read_yaml, validate
+from scaling.config.validation import Section, apply_override, read_yaml, validate
 
-__all__ = [
-    "CONFIGS",
-    "METHODS",
-    "ConfigError",
-    "ConsistencyRecipe",
-    "Data",
-    "Ema",
-    "Evaluation",
-    "Launch",
-    "Method",
-    "Recipe",
-    "Sampling",
-    "Section",
-    "StudentRecipe",
-    "StudyConfig",
-    "Teacher",
-    "TeacherRecipe",
-    "VsdRecipe",
-    "describe",
-    "load_study",
-    "nearest",
-    "read_yaml",
-    "validate",
-]
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULT_METHODS: tuple[Method, ...] = ("teacher", "scd", "sct")
 
 SizeSection = Literal["teacher", "scd", "sct", "vsd", "ema", "sampling"]
