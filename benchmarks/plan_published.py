@@ -15,11 +15,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from scaling.run.spec import RunData, RunSpec
 
 from models.encoders import get_encoder
 from scaling.config.families import load_family
+from scaling.expand import expand
 from scaling.plan.costs import Counts, cost, count, step_forwards
-from scaling.runs import RunData, RunSpec, expand
 from scaling.sampling import teacher_evaluations
 from scaling.study import open_study
 

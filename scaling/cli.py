@@ -77,10 +77,11 @@ def study_plan(
 ) -> None:
     """Print what a study would cost; nothing runs and nothing is written."""
     gc.disable()  # to walk over all that torch brings along, again and again, was a fifth of this short command
+    from scaling.expand import expand
     from scaling.plan.build import Options, build_plan
     from scaling.plan.export import plan_json
     from scaling.plan.tables import plan_tables
-    from scaling.runs import RunData, expand
+    from scaling.run.spec import RunData
     from scaling.study import open_study
 
     opened = open_study(study, overrides or [])
@@ -227,11 +228,11 @@ def usage_errors() -> tuple[type[Exception], ...]:
     from models.family import FamilyError
     from scaling.analysis.table import TableError
     from scaling.config.validation import ConfigError
-    from scaling.locks import InUse
+    from scaling.errors import ParallelError
     from scaling.report.record import ReportError
+    from scaling.run.locks import InUse
     from scaling.saved import ModelError
     from scaling.training.checkpoint import CheckpointError
-    from scaling.training.errors import ParallelError
 
     ours = (ConfigError, FamilyError, DataError, CheckpointError, ParallelError, TableError, ReportError, InUse)
     return (*ours, EDM2Error, EncoderError, ModelError)

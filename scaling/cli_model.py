@@ -92,7 +92,7 @@ def model_ema(
 ) -> None:
     """Make the average of a run's weights with any width, from snapshots of the averages that were kept."""
     from data_pipeline.files import refuse_occupied
-    from scaling.runs import load_run
+    from scaling.run.spec import load_run
     from scaling.saved import save_model
     from scaling.training.posthoc import reconstruct
 

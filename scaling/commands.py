@@ -17,7 +17,7 @@ from scaling.config.validation import validate
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, load_network, sampler_steps
 from scaling.machine import commit, machine, versions
-from scaling.runs import RunSpec
+from scaling.run.spec import RunSpec
 from scaling.training import checkpoint
 
 COLUMNS = 10

@@ -25,7 +25,7 @@ from models.encoders import ENCODERS, Encoder, get_encoder
 from scaling.config.sections import Data
 from scaling.config.validation import ConfigError, nearest
 from scaling.evaluation.score import REAL_GRID, balanced, real_statistics
-from scaling.runs import RunData
+from scaling.run.spec import RunData
 
 BATCH = 1000
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from scaling.plan.costs import seconds_estimate
-from scaling.runs import Run
+from scaling.run.spec import PlannedRun
 from scaling.training.metrics import read_metrics
 from slurm.local import JobEvent
 
@@ -26,7 +26,7 @@ LINE_SECONDS = 30.0
 class Display:
     """Follows the runs through their metrics.jsonl."""
 
-    def __init__(self, console: Console, progress: Progress, study: Study, runs: Sequence[Run]) -> None:
+    def __init__(self, console: Console, progress: Progress, study: Study, runs: Sequence[PlannedRun]) -> None:
         self._console, self._progress, self._folder = console, progress, study.folder
         self._specs = {run.name: run.spec for run in runs}
         self._costs = {run.name: seconds_estimate(run.spec) for run in runs}
@@ -101,7 +101,7 @@ def _tail(path: Path, lines: int = 5) -> str:
 
 
 @contextmanager
-def open_display(study: Study, runs: Sequence[Run]) -> Iterator[Display]:
+def open_display(study: Study, runs: Sequence[PlannedRun]) -> Iterator[Display]:
     """A display for the duration of the block."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))

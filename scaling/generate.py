@@ -13,12 +13,12 @@ from torch import Tensor
 from models.encoders import get_encoder
 from models.trigflow import SIGMA_DATA, TrigFlowNet
 from scaling.config.sections import StudentRecipe
+from scaling.errors import Interrupted
 from scaling.guidance import Network, guided
-from scaling.runs import RunSpec
+from scaling.run.randomness import derive_seed, normals
+from scaling.run.spec import RunSpec
 from scaling.sampling import Velocity, sample_student, sample_teacher, teacher_evaluations
 from scaling.training.checkpoint import Checkpoint
-from scaling.training.errors import Interrupted
-from scaling.training.randomness import derive_seed, normals
 from scaling.training.start import averaged_weights
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from scaling.config.validation import ConfigError
-from scaling.runs import load_run
+from scaling.run.spec import load_run
 from scaling.training.metrics import read_metrics
 
 STYLES = {"done": "green", "sampled": "cyan", "trained": "cyan", "training": "yellow", "waiting": "dim"}

@@ -19,15 +19,17 @@ from scaling.config.families import load_family
 from scaling.config.study import StudyConfig, load_study
 from scaling.config.validation import ConfigError, nearest
 from scaling.datasets import Prepared, known_encoder, prepare, write_reference
+from scaling.expand import expand
 from scaling.launching import check_launch, launch_of, worker_environment, workers
-from scaling.locks import locked
 from scaling.machine import describe_launch
 from scaling.plan.costs import seconds_estimate
 from scaling.runnable import check_runnable
-from scaling.runs import Run, RunFile, dump_run, expand
+from scaling.run.devices import pick_device
+from scaling.run.locks import locked
+from scaling.run.spec import PlannedRun, RunFile, dump_run
 from scaling.stopping import EXIT_AGAIN
 from scaling.weights import verify_weights
-from scaling.worker import EXIT_USAGE, pick_device
+from scaling.worker import EXIT_USAGE
 from slurm.graph import Job, JobGraph
 from slurm.local import JobEvent, JobState, run_local
 
@@ -148,7 +150,7 @@ def check_fit(study: Study, shards: Path) -> None:
             )
 
 
-def write_homes(study: Study, runs: Sequence[Run], prepared: Prepared, reference: Path) -> None:
+def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, reference: Path) -> None:
     """The home folder of each run with its config.yaml."""
     for run in runs:
         home = study.folder / run.name
@@ -166,7 +168,7 @@ def write_homes(study: Study, runs: Sequence[Run], prepared: Prepared, reference
         write_text_atomic(home / "config.yaml", dump_run(content))
 
 
-def launch(study: Study, runs: Sequence[Run], device: str, display: Any) -> dict[str, int]:
+def launch(study: Study, runs: Sequence[PlannedRun], device: str, display: Any) -> dict[str, int]:
     """Run what has no scores yet, longest chain first; the exit code of each run that failed."""
     pending = [run for run in runs if not (study.folder / run.name / "scores.json").exists()]
     names = {run.name for run in pending}

@@ -27,20 +27,20 @@ from data_pipeline.files import write_bytes_atomic, write_json_atomic
 from data_pipeline.manifest import DataError
 from data_pipeline.reader import LatentReader
 from models.family import FamilyError, count_macs, count_parameters
-from scaling.config.sections import Launch, StudentRecipe
+from scaling.config.sections import StudentRecipe
 from scaling.config.validation import ConfigError
-from scaling.errors import explain
+from scaling.errors import Interrupted, ParallelError, TrainingError, explain
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, load_network, sampler_steps, to_npz, untrained
-from scaling.locks import InUse, locked
-from scaling.runs import RunFile, load_run
+from scaling.run.devices import pick_device
+from scaling.run.locks import InUse, locked
+from scaling.run.randomness import derive_seed
+from scaling.run.spec import RunFile, load_run
 from scaling.saved import ModelError
 from scaling.stopping import EXIT_AGAIN, StopRequest
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpoint, CheckpointError
-from scaling.training.errors import Interrupted, ParallelError, TrainingError
 from scaling.training.loop import train
-from scaling.training.randomness import derive_seed
 from scaling.training.start import Origin, averaged_weights
 from scaling.training.world import World, joined
 from scaling.weights import planned_weights
@@ -51,14 +51,6 @@ LOCK_SECONDS = 60.0
 USAGE_ERRORS = (ConfigError, FamilyError, ModelError, DataError, CheckpointError, ParallelError, InUse, OSError)
 
 log = logging.getLogger(__name__)
-
-
-def pick_device(launch: Launch) -> torch.device:
-    """The device of launch.device; ConfigError where there is no GPU though one was asked for."""
-    if launch.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("launch.device: cuda, but torch sees no GPU: set it to auto or cpu")
-    use_gpu = launch.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_gpu else "cpu")
 
 
 class Timings:

@@ -19,7 +19,7 @@ from scaling.config.families import load_family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import validate
 from scaling.datasets import pack_images, prepare, write_reference
-from scaling.runs import expand
+from scaling.expand import expand
 from scaling.study import Study, write_homes
 
 ROOT = Path(__file__).parents[1]

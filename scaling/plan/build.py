@@ -17,7 +17,7 @@ from scaling.plan.costs import Cost, cost
 from scaling.plan.devices import Placement, check_devices, placements, strategy_of
 from scaling.plan.memory import STRATEGIES, Strategy, checkpoint_bytes
 from scaling.plan.rate import Rate, assumed_rate, measured_rate
-from scaling.runs import Run, RunSpec
+from scaling.run.spec import PlannedRun, RunSpec
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Plan:
         return {"whole_sizes": whole_sizes(works, fits), "common_fraction": common_fraction(works, fits)}
 
 
-def build_plan(config: StudyConfig, family: Family, runs: Sequence[Run], options: Options) -> Plan:
+def build_plan(config: StudyConfig, family: Family, runs: Sequence[PlannedRun], options: Options) -> Plan:
     """Count all runs of a study. ConfigError names the option or key whose value cannot be."""
     launch = _launch(config.launch, options)
     accelerator = get_accelerator(launch.accelerator or DEFAULT)

@@ -20,7 +20,7 @@ from scaling.config.sections import Method, StudentRecipe
 from scaling.generate import sampler_steps
 from scaling.plan.memory import shapes
 from scaling.plan.shapes import ShapesOnly, run
-from scaling.runs import RunSpec
+from scaling.run.spec import RunSpec
 
 # FLOP/s that one CPU core of 2022 was seen to give a small U-Net; only ratios of estimates matter.
 CORE_FLOPS = 6e10

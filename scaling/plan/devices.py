@@ -14,7 +14,7 @@ from scaling.plan.accelerators import Accelerator
 from scaling.plan.activations import Precision
 from scaling.plan.costs import is_guided
 from scaling.plan.memory import STRATEGIES, DeviceMemory, Strategy, device_memory
-from scaling.runs import RunSpec
+from scaling.run.spec import RunSpec
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import Accelerator
 from scaling.plan.costs import cost
-from scaling.runs import load_run
+from scaling.run.spec import load_run
 from scaling.training.metrics import read_metrics
 
 

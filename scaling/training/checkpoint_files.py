@@ -50,7 +50,7 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be used; the message names the file and the remedy."""
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """Elements [offset, offset + length) of a flattened tensor, under the tensor's name in a file."""
 
     offset: int
@@ -71,10 +71,10 @@ class Stored:
 
     shape: tuple[int, ...]
     dtype: str
-    runs: tuple[Run, ...]
+    runs: tuple[Span, ...]
 
     @classmethod
-    def of(cls, name: str, shape: Sequence[int], dtype: str, runs: Iterable[Run]) -> Stored:
+    def of(cls, name: str, shape: Sequence[int], dtype: str, runs: Iterable[Span]) -> Stored:
         """ValueError with the tensor's name unless the runs cover it, each element once."""
         stored, position, size = cls(tuple(shape), dtype, tuple(sorted(runs))), 0, math.prod(shape)
         for run in stored.runs:
@@ -136,7 +136,7 @@ def _parse(content: Any) -> Manifest:
         if not DATA.fullmatch(name):
             raise ValueError(f"file {name!r} is not named as trigscale names files")
     tensors = {
-        name: Stored.of(name, t["shape"], t["dtype"], [Run(*run) for run in t["runs"]])
+        name: Stored.of(name, t["shape"], t["dtype"], [Span(*run) for run in t["runs"]])
         for name, t in content["tensors"].items()
     }
     absent = {run.file for t in tensors.values() for run in t.runs} - files.keys()

@@ -54,7 +54,7 @@ from scaling.training.checkpoint_files import (
     DTYPES,
     CheckpointError,
     Manifest,
-    Run,
+    Span,
     Stored,
     new_partial,
     publish,
@@ -220,7 +220,7 @@ class FolderWriter(StorageWriter):
         tensors = {}
         for name, stored in metadata.state_dict_metadata.items():
             assert isinstance(stored, TensorStorageMetadata), "the planner makes no other kind"
-            runs = [Run(c.offsets[0], c.sizes[0], held[MetadataIndex(name, c.offsets)]) for c in stored.chunks]
+            runs = [Span(c.offsets[0], c.sizes[0], held[MetadataIndex(name, c.offsets)]) for c in stored.chunks]
             tensors[name] = Stored.of(name, self.shapes[name], CODES[stored.properties.dtype], runs)
         publish(self.partial, self.final, Manifest(self.metadata, tensors, files))
         self.after()

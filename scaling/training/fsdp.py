@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 from models.primitives import MPLinear, weight_scale
 from models.trigflow import TrigFlowNet
 from models.unet import Block
+from scaling.errors import ParallelError
 from scaling.training.engine import AdamEngine
-from scaling.training.errors import ParallelError
 from scaling.training.pieces import Piece
 from scaling.training.world import World
 

@@ -16,7 +16,7 @@ from models.encoders import EncoderError, get_encoder
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 from scaling.generate import generate, sampler_steps
-from scaling.runs import RunSpec
+from scaling.run.spec import RunSpec
 from scaling.training.gather import gather
 from scaling.training.pieces import Piece
 from scaling.training.start import Origin

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from data_pipeline.reader import LatentReader
 from scaling.config.sections import Launch
-from scaling.runs import RunSpec
+from scaling.errors import Interrupted
+from scaling.run.spec import RunSpec
 from scaling.training.checkpoint import Checkpointer, newest
 from scaling.training.checkpoint_files import settle
-from scaling.training.errors import Interrupted
 from scaling.training.grids import Grids
 from scaling.training.metrics import MetricsLog
 from scaling.training.profile import ProfileWindow

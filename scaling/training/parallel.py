@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import Launch
+from scaling.errors import ParallelError
 from scaling.training.engine import AdamEngine, Engine
-from scaling.training.errors import ParallelError
 from scaling.training.pieces import Piece
 from scaling.training.world import World
 from scaling.training.zero import ZeroEngine

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scaling.config.validation import ConfigError
-from scaling.runs import RunSpec
+from scaling.run.spec import RunSpec
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpoint, CheckpointError
 from scaling.training.ema import power_exponent, profile_name

@@ -21,7 +21,7 @@ import numpy as np
 from data_pipeline.files import write_json_atomic
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
-from scaling.runs import RunSpec
+from scaling.run.spec import RunSpec
 from scaling.training.metrics import FILE, Tracker, read_metrics
 
 SAFE_SECONDS = 30.0  # after which a row of W&B outlives this process; it writes its files every 15

@@ -14,11 +14,12 @@ from torch import Tensor
 from data_pipeline.reader import LatentReader
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import Launch, Recipe, StudentRecipe
-from scaling.runs import RunSpec
+from scaling.errors import TrainingError
+from scaling.run.devices import onto
+from scaling.run.spec import RunSpec
 from scaling.training.batches import Batches
 from scaling.training.checkpoint import Checkpoint
 from scaling.training.ema import Averages, profile_name
-from scaling.training.errors import TrainingError
 from scaling.training.loss_scale import LossScale
 from scaling.training.objectives import (
     Batch,
@@ -32,7 +33,7 @@ from scaling.training.objectives import (
 from scaling.training.parallel import build_engine, freeze
 from scaling.training.pieces import Piece
 from scaling.training.start import Origin, first_network
-from scaling.training.world import World, onto
+from scaling.training.world import World
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

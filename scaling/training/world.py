@@ -16,13 +16,6 @@ from torch import Tensor
 TIMEOUT = timedelta(minutes=10)  # of one collective: a rank that is dead or stuck must end the others
 
 
-def onto(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor of the CPU on `device`; the host does not wait for what a GPU has yet to do before the copy."""
-    if torch.device(device).type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
-
-
 @dataclass(frozen=True)
 class World:
     """This process among those of its run: its number (rank), how many there are (size), and its device.

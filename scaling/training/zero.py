@@ -20,15 +20,15 @@ from torch import Tensor
 from models.primitives import EPS, MPLinear
 from models.trigflow import TrigFlowNet
 from models.unet import Block
+from scaling.errors import ParallelError
 from scaling.plan.memory import zero_config
 from scaling.training.engine import ADAM, MOMENTS, Engine
-from scaling.training.errors import ParallelError
 from scaling.training.pieces import Piece
 from scaling.training.world import World
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Overlap:
     """Elements [offset, offset + count) of a parameter lie in master vector number `group` from `first` on."""
 
     group: int
@@ -65,7 +65,7 @@ class ZeroEngine(Engine):
             zeros = {moment: torch.zeros_like(master, requires_grad=False) for moment in MOMENTS}
             self.optimizer.state[master] = {"step": torch.zeros((), device=master.device), **zeros}
 
-    def _slices(self) -> Iterator[tuple[str, _Run]]:
+    def _slices(self) -> Iterator[tuple[str, _Overlap]]:
         """Stages 1 and 2: all tensors as one flat vector, padded, of which each rank has one part."""
         size, begin = self.masters[0].numel(), 0
         start = size * self.world.rank
@@ -73,10 +73,10 @@ class ZeroEngine(Engine):
             end = begin + parameter.numel()
             low, high = min(max(begin, start), end), max(min(end, start + size), begin)
             count = max(high - low, 0)
-            yield name, _Run(0, low - start if count else 0, count, low - begin)
+            yield name, _Overlap(0, low - start if count else 0, count, low - begin)
             begin = end
 
-    def _partitions(self) -> Iterator[tuple[str, _Run]]:
+    def _partitions(self) -> Iterator[tuple[str, _Overlap]]:
         """Stage 3: each tensor flat, padded and cut into equal parts; parts of several lie one after the other."""
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         for group, parameters in enumerate(self.zero.fp16_groups):
@@ -84,7 +84,7 @@ class ZeroEngine(Engine):
             for parameter in parameters:
                 part = parameter.partition_numel()
                 offset = min(part * self.world.rank, parameter.ds_numel)
-                yield names[id(parameter)], _Run(group, first, min(part, parameter.ds_numel - offset), offset)
+                yield names[id(parameter)], _Overlap(group, first, min(part, parameter.ds_numel - offset), offset)
                 first += part
 
     @contextmanager

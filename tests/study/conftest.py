@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 import yaml
+from scaling.run.spec import PlannedRun
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
 from scaling.cli import app, run_cli
 from scaling.datasets import pack_images, prepare, write_reference
-from scaling.runs import Run, expand
+from scaling.expand import expand
 from scaling.study import open_study, write_homes
 from scaling.training import checkpoint
 from slurm.local import LAUNCHER_PID
@@ -218,7 +219,7 @@ class Homes:
     """A study's folder with the homes of its runs."""
 
     study: Path
-    runs: dict[str, Run] = field(repr=False)
+    runs: dict[str, PlannedRun] = field(repr=False)
 
     def of(self, method: str) -> Path:
         """The home of the run of that method."""

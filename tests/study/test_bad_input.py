@@ -15,9 +15,10 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from scaling.run.locks import locked
+from scaling.run.spec import RunData
 
-from scaling.locks import locked
-from scaling.runs import RunData, expand
+from scaling.expand import expand
 from scaling.study import open_study
 from tests.study.trainers import saved, trainer_of
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from scaling.run.spec import load_run
 
 from scaling.generate import generate, load_network
 from scaling.guidance import NO_LABEL
-from scaling.runs import load_run
 from scaling.stopping import StopRequest
 from scaling.training import checkpoint
 from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from scaling.run.spec import RunData, RunSpec
 
 import models.unet
 from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
 from scaling.config.sections import Launch
-from scaling.runs import RunData, RunSpec, expand
+from scaling.errors import Interrupted, TrainingError
+from scaling.expand import expand
 from scaling.study import open_study
 from scaling.training.checkpoint import Checkpoint, newest
-from scaling.training.errors import Interrupted, TrainingError
 from scaling.training.loop import train
 from scaling.training.metrics import MetricsLog, read_metrics
 from scaling.training.start import Origin, averaged_weights

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scaling.run.spec import RunData, RunSpec, load_run
 
 from data_pipeline.reader import LatentReader
 from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import SIGMA_DATA
 from scaling.config.families import load_family
+from scaling.expand import expand
 from scaling.generate import generate, load_network
 from scaling.report.build import build_report
-from scaling.runs import RunData, RunSpec, expand, load_run
 from scaling.saved import WEIGHTS, SavedModel, load_model, save_model
 from scaling.stopping import StopRequest
 from scaling.study import open_study

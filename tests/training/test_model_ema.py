@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scaling.run.spec import RunFile, RunSpec, dump_run
 
 from data_pipeline.fashion import load_fashion
 from data_pipeline.reader import LatentReader
@@ -19,7 +20,6 @@ from models.trigflow import TrigFlowNet
 from scaling.cli import app, run_cli
 from scaling.config.sections import Ema, Launch, TeacherRecipe
 from scaling.datasets import pack_images
-from scaling.runs import RunFile, RunSpec, dump_run
 from scaling.saved import load_model
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpointer

@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scaling.run.spec import RunData, RunSpec
 
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
+from scaling.expand import expand
 from scaling.launching import check_launch
-from scaling.runs import RunData, RunSpec, expand
 from scaling.study import open_study
 from scaling.training import trackers
 from scaling.training.metrics import MetricsLog

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scaling.config.sections import TeacherRecipe
-from scaling.training.errors import TrainingError
+from scaling.errors import TrainingError
 from scaling.training.trainer import Trainer, learning_rate
 from scaling.training.world import World, joined
 from tests.ranks import run_ranks

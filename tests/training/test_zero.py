@@ -21,8 +21,8 @@ from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.primitives import MPLinear
 from models.trigflow import SIGMA_DATA, TrigFlowNet
+from scaling.errors import ParallelError
 from scaling.training.engine import ADAM, MOMENTS
-from scaling.training.errors import ParallelError
 from scaling.training.objectives import Batch, Tangent, consistency_loss, data_velocity, teacher_loss, teacher_velocity
 from scaling.training.pieces import Piece
 from scaling.training.world import World, joined

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scaling.run.spec import RunData, RunSpec
 
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
@@ -13,7 +14,7 @@ from models.trigflow import TrigFlowNet
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.datasets import pack_images
-from scaling.runs import RunData, RunSpec, expand
+from scaling.expand import expand
 from scaling.study import open_study
 from scaling.training.loop import train
 from scaling.training.start import Origin

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaling.training.world import onto
+from scaling.run.devices import onto
 
 WORDS_PER_COUNT = 4  # 64-bit words that one step of Philox's counter yields
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field
 
-from models.family import Family, network_config
+from models.family import network_config
 from models.network import NetworkConfig
 from scaling.config.sections import (
     ConsistencyRecipe,
@@ -21,15 +20,10 @@ from scaling.config.sections import (
     Launch,
     Method,
     Sampling,
-    StudentRecipe,
-    Teacher,
     TeacherRecipe,
     VsdRecipe,
 )
-from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError, Section, read_yaml, validate
-from scaling.saved import SavedModel
-from scaling.weights import teacher_weights
 
 
 class RunData(Section):
@@ -87,7 +81,7 @@ class RunFile(Section):
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of a study and what it starts from: the teacher's run, for VSD the sCD student's, or weights at rest."""
 
     spec: RunSpec
@@ -98,68 +92,6 @@ class Run:
     def name(self) -> str:
         """method-size-identity."""
         return self.spec.name()
-
-
-def expand(study: StudyConfig, family: Family, data: RunData) -> list[Run]:
-    """All runs of a study, each after its parent, sizes in the order of the file.
-
-    Reads the descriptions of weights at rest that teachers start from. Raises ConfigError.
-    """
-    runs: list[Run] = []
-    at_rest = {size: teacher_weights(study, family, size) for size in study.sizes}
-    for seed in study.seeds:
-        for size in study.sizes:
-            make = partial(_spec, study, family, data, size, seed)
-            weights = at_rest[size]
-            teacher = make("teacher", weights=weights)
-            runs.append(Run(teacher, None, weights.folder if weights else None))
-            for method in study.methods:
-                if method in ("scd", "sct"):
-                    runs.append(Run(make(method, teacher), teacher))
-            if "vsd" in study.methods:
-                student = make("scd", teacher)
-                runs.append(Run(make("vsd", teacher, student), student))
-    return runs
-
-
-def _spec(
-    study: StudyConfig,
-    family: Family,
-    data: RunData,
-    size: str,
-    seed: int,
-    method: Method,
-    teacher: RunSpec | None = None,
-    student: RunSpec | None = None,
-    weights: SavedModel | None = None,
-) -> RunSpec:
-    recipe = study.recipe(method, size)
-    if isinstance(recipe, Teacher):  # without the folder of its weights, which may be moved
-        recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
-    assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe), "the kinds of recipe"
-    guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
-    network = weights.config if weights else family.size(size)
-    if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:
-        raise ConfigError(
-            f"guidance: num_classes of size {size!r} of family {family.name!r} is 0, and guidance needs classes: "
-            "remove guidance and sampling.teacher_guidance, or choose another family"
-        )
-    return RunSpec(
-        method=method,
-        size=size,
-        seed=seed,
-        precision=study.precision,
-        network=asdict(replace(network, guidance=guided)),
-        data=data,
-        recipe=recipe,
-        ema=study.ema_of(size),
-        sampling=study.sampling_of(size),
-        evaluation=study.evaluation,
-        max_nonfinite_steps=study.max_nonfinite_steps,
-        weights=weights.sha256 if weights else None,
-        teacher=teacher.identity() if teacher else None,
-        student=student.identity() if student else None,
-    )
 
 
 def dump_run(run: RunFile) -> str:
