@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 
 from benchmarks.step_runs import Setting, make_trainer
 from scaling.config.families import load_family
-from scaling.machine import machine
+from scaling.study.machine import machine
 from scaling.training.checkpoint import Checkpointer
 from scaling.training.pieces import Piece
 from scaling.training.start import Origin, build_network

@@ -31,9 +31,9 @@ from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import Ema, Launch
-from scaling.machine import machine
 from scaling.plan.activations import DTYPES, Precision, activation_bytes
 from scaling.plan.memory import STUDENT_DROPOUT, Strategy, device_memory
+from scaling.study.machine import machine
 from scaling.training.ema import Averages
 from scaling.training.parallel import build_engine
 from scaling.training.world import World

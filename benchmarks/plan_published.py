@@ -15,14 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from scaling.run.spec import RunData, RunSpec
 
 from models.encoders import get_encoder
 from scaling.config.families import load_family
-from scaling.expand import expand
 from scaling.plan.costs import Counts, cost, count, step_forwards
+from scaling.run.spec import RunData, RunSpec
 from scaling.sampling import teacher_evaluations
-from scaling.study import open_study
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 
 STUDY = Path(__file__).parents[1] / "configs" / "study" / "imagenet512.yaml"
 MI = 2**20

@@ -14,12 +14,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from scaling.run.spec import RunData, RunSpec
-
 from benchmarks.allocator import allocated_peak
 from data_pipeline.reader import LatentReader
 from models.network import NetworkConfig
 from scaling.config.sections import ConsistencyRecipe, Ema, Evaluation, Launch, Method, Sampling, TeacherRecipe
+from scaling.run.spec import RunData, RunSpec
 from scaling.training.loss_scale import LossScale
 from scaling.training.start import Origin
 from scaling.training.trainer import AUTOCAST, Trainer

@@ -39,7 +39,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 @study_app.command("run")
 def study_run(study: StudyFile, overrides: Overrides = None) -> None:
     """Run a study from data to report. The same command again continues what is unfinished."""
-    from scaling.study import open_study, run_study
+    from scaling.study.open import open_study
+    from scaling.study.run import run_study
 
     opened = open_study(study, overrides or [])
     try:
@@ -77,12 +78,12 @@ def study_plan(
 ) -> None:
     """Print what a study would cost; nothing runs and nothing is written."""
     gc.disable()  # to walk over all that torch brings along, again and again, was a fifth of this short command
-    from scaling.expand import expand
     from scaling.plan.build import Options, build_plan
     from scaling.plan.export import plan_json
     from scaling.plan.tables import plan_tables
     from scaling.run.spec import RunData
-    from scaling.study import open_study
+    from scaling.study.expand import expand
+    from scaling.study.open import open_study
 
     opened = open_study(study, overrides or [])
     unknown = RunData(content_sha256="", held_out_sha256="", encoder=opened.config.data.encoder)
@@ -95,8 +96,8 @@ def study_plan(
 @study_app.command("status")
 def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print how far each run of a study is."""
-    from scaling.status import status, status_table
-    from scaling.study import open_study
+    from scaling.study.open import open_study
+    from scaling.study.status import status, status_table
 
     opened = open_study(study, overrides or [])
     states = status(opened.folder)
@@ -107,7 +108,7 @@ def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson 
 def study_report(study: StudyFile, overrides: Overrides = None) -> None:
     """Write the report of what is done so far."""
     from scaling.report.build import build_report
-    from scaling.study import open_study
+    from scaling.study.open import open_study
 
     print(build_report(open_study(study, overrides or []).folder))
 

@@ -16,8 +16,8 @@ from data_pipeline.files import write_bytes_atomic
 from scaling.config.validation import validate
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, load_network, sampler_steps
-from scaling.machine import commit, machine, versions
 from scaling.run.spec import RunSpec
+from scaling.study.machine import commit, machine, versions
 from scaling.training import checkpoint
 
 COLUMNS = 10

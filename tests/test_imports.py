@@ -19,8 +19,9 @@ from scaling.config.families import load_family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import validate
 from scaling.datasets import pack_images, prepare, write_reference
-from scaling.expand import expand
-from scaling.study import Study, write_homes
+from scaling.study.expand import expand
+from scaling.study.launch import write_homes
+from scaling.study.open import Study
 
 ROOT = Path(__file__).parents[1]
 # What each package may import of ours; scaling may import all, and none may import scaling.
@@ -71,8 +72,8 @@ STAGES = """
 from pathlib import Path
 
 import scaling.datasets
-from scaling.stopping import StopRequest
-from scaling.worker import run
+from scaling.work.stopping import StopRequest
+from scaling.work.worker import run
 
 for home in sys.argv[1:]:
     run(Path(home), StopRequest())

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scaling.run.spec import PlannedRun, RunData
 
 from scaling.cli import app, run_cli
 from scaling.config.families import load_family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import validate
-from scaling.expand import expand
+from scaling.run.spec import PlannedRun, RunData
+from scaling.study.expand import expand
 
 STUDENT = {"steps": 20, "batch": 24, "lr": 0.01, "teacher_ema": 0.1}
 STUDY: dict[str, Any] = {

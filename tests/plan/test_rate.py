@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scaling.run.spec import RunFile, dump_run
 
 from models.family import count_macs
 from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import ACCELERATORS
 from scaling.plan.rate import assumed_rate, measured_rate
+from scaling.run.spec import RunFile, dump_run
 
 Fixture = Any  # conftest.py says what it is
 CORE, H100 = ACCELERATORS["cpu-core"], ACCELERATORS["h100-80gb"]

@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 import yaml
-from scaling.run.spec import PlannedRun
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
 from scaling.cli import app, run_cli
 from scaling.datasets import pack_images, prepare, write_reference
-from scaling.expand import expand
-from scaling.study import open_study, write_homes
+from scaling.run.spec import PlannedRun
+from scaling.study.expand import expand
+from scaling.study.launch import write_homes
+from scaling.study.open import open_study
 from scaling.training import checkpoint
 from slurm.local import LAUNCHER_PID
 

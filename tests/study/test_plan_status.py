@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 import typer
-from scaling.run.spec import PlannedRun, RunData, RunFile, RunSpec, dump_run, load_run
 
 from models.family import count_macs, count_parameters
 from scaling.cli import app
 from scaling.config.families import load_family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import describe, validate
-from scaling.expand import expand
-from scaling.study import open_study
+from scaling.run.spec import PlannedRun, RunData, RunFile, RunSpec, dump_run, load_run
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 
 ROOT = Path(__file__).parents[2]
 DATA = RunData(content_sha256="a" * 64, held_out_sha256="b" * 64, encoder="fashion-s2d-v1")

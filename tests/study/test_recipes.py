@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scaling.run.spec import PlannedRun, RunData
 
 from models.encoders import get_encoder
 from scaling.config.study import StudyConfig
-from scaling.expand import expand
-from scaling.study import open_study
+from scaling.run.spec import PlannedRun, RunData
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 
 ROOT = Path(__file__).parents[2]
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib

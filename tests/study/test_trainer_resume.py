@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from scaling.run.spec import RunData, RunSpec
 
 import models.unet
 from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
 from scaling.config.sections import Launch
 from scaling.errors import Interrupted, TrainingError
-from scaling.expand import expand
-from scaling.study import open_study
+from scaling.run.spec import RunData, RunSpec
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 from scaling.training.checkpoint import Checkpoint, newest
 from scaling.training.loop import train
 from scaling.training.metrics import MetricsLog, read_metrics

@@ -13,24 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scaling.run.spec import RunData, RunSpec, load_run
 
 from data_pipeline.reader import LatentReader
 from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import SIGMA_DATA
 from scaling.config.families import load_family
-from scaling.expand import expand
 from scaling.generate import generate, load_network
 from scaling.report.build import build_report
+from scaling.run.spec import RunData, RunSpec, load_run
 from scaling.saved import WEIGHTS, SavedModel, load_model, save_model
-from scaling.stopping import StopRequest
-from scaling.study import open_study
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 from scaling.training import checkpoint
 from scaling.training.loop import train
 from scaling.training.objectives import teacher_velocity
 from scaling.training.start import Origin, averaged_weights, build_network
 from scaling.training.trainer import Trainer
-from scaling.worker import main, run
+from scaling.work.stages import run
+from scaling.work.stopping import StopRequest
+from scaling.work.worker import main
 from tests.study.trainers import batch_of, trainer_of
 from tests.training.checkpoint_states import ALONE
 

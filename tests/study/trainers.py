@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scaling.run.spec import RunSpec
 from torch import Tensor
 
 from data_pipeline.reader import LatentReader
 from scaling.config.sections import Launch
+from scaling.run.spec import RunSpec
 from scaling.training.checkpoint import Checkpoint, Checkpointer, load, path_of
 from scaling.training.objectives import Batch
 from scaling.training.start import Origin

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scaling.run.spec import RunSpec
 
 from data_pipeline.reader import LatentReader
 from models.network import NetworkConfig
 from scaling.config.sections import ConsistencyRecipe, Launch, TeacherRecipe
+from scaling.run.spec import RunSpec
 from scaling.training.checkpoint import Checkpointer, newest
 from scaling.training.start import Origin
 from scaling.training.trainer import Trainer

@@ -50,7 +50,7 @@ class Death:
 
 def _main(variables: dict[str, str], home: str) -> None:
     """One rank, from its start to its exit code; its words go to log.txt as a launcher would have it."""
-    from scaling import worker
+    from scaling.work import worker
 
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)

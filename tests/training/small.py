@@ -6,14 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scaling.run.spec import RunData, RunSpec
-
 from data_pipeline.fashion import load_fashion
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.network import NetworkConfig
 from scaling.config.sections import Ema, Evaluation, Launch, Sampling, TeacherRecipe
 from scaling.datasets import pack_images
+from scaling.run.spec import RunData, RunSpec
 from scaling.training.trainer import Trainer
 from scaling.training.world import World
 

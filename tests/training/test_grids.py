@@ -18,8 +18,8 @@ from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 from scaling.generate import generate
-from scaling.runnable import check_runnable
-from scaling.study import open_study
+from scaling.study.checks import check_runnable
+from scaling.study.open import open_study
 from scaling.training.grids import Grids, to_png
 from scaling.training.metrics import read_metrics
 from scaling.training.pieces import Piece

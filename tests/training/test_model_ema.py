@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from scaling.run.spec import RunFile, RunSpec, dump_run
 
 from data_pipeline.fashion import load_fashion
 from data_pipeline.reader import LatentReader
@@ -20,6 +19,7 @@ from models.trigflow import TrigFlowNet
 from scaling.cli import app, run_cli
 from scaling.config.sections import Ema, Launch, TeacherRecipe
 from scaling.datasets import pack_images
+from scaling.run.spec import RunFile, RunSpec, dump_run
 from scaling.saved import load_model
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpointer

@@ -13,9 +13,10 @@ from scaling.config.families import CONFIGS, load_family
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 from scaling.errors import ParallelError
-from scaling.launching import check_launch, launch_of
 from scaling.plan.devices import strategy_of
-from scaling.study import open_study
+from scaling.study.checks import check_launch
+from scaling.study.launch import launch_of
+from scaling.study.open import open_study
 from scaling.training.loss_scale import GROWTH_INTERVAL, START, LossScale
 from scaling.training.parallel import check_strategy
 

@@ -15,8 +15,8 @@ from scaling.cli import app, run_cli
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
-from scaling.launching import check_launch
-from scaling.study import open_study
+from scaling.study.checks import check_launch
+from scaling.study.open import open_study
 from scaling.training import profile
 from scaling.training.metrics import read_metrics
 from scaling.training.profile import ProfileWindow

@@ -10,6 +10,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scaling.run.randomness import derive_seed, keys, normals, uniforms
 
 

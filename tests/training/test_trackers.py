@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scaling.run.spec import RunData, RunSpec
 
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
-from scaling.expand import expand
-from scaling.launching import check_launch
-from scaling.study import open_study
+from scaling.run.spec import RunData, RunSpec
+from scaling.study.checks import check_launch
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 from scaling.training import trackers
 from scaling.training.metrics import MetricsLog
 from scaling.training.trackers import Forgiving, TrackerError, open_trackers

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scaling.run.spec import RunData, RunSpec
 
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
@@ -14,8 +13,9 @@ from models.trigflow import TrigFlowNet
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.datasets import pack_images
-from scaling.expand import expand
-from scaling.study import open_study
+from scaling.run.spec import RunData, RunSpec
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 from scaling.training.loop import train
 from scaling.training.start import Origin
 from scaling.training.world import World

@@ -1,21 +1,12 @@
-"""One run: train, sample, evaluate; `python -m scaling.worker HOME`.
-
-Launching again continues what is unfinished. A run on several devices is as many processes: this one starts them,
-unless RANK says that it is one of them. Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped on request with its state
-saved ("again", EX_TEMPFAIL).
-"""
+"""The stages of one run."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import resource
-import socket
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +17,20 @@ from data_pipeline.arrays import load_arrays
 from data_pipeline.files import write_bytes_atomic, write_json_atomic
 from data_pipeline.manifest import DataError
 from data_pipeline.reader import LatentReader
-from models.family import FamilyError, count_macs, count_parameters
+from models.family import count_macs, count_parameters
 from scaling.config.sections import StudentRecipe
-from scaling.config.validation import ConfigError
-from scaling.errors import Interrupted, ParallelError, TrainingError, explain
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, load_network, sampler_steps, to_npz, untrained
 from scaling.run.devices import pick_device
-from scaling.run.locks import InUse, locked
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunFile, load_run
-from scaling.saved import ModelError
-from scaling.stopping import EXIT_AGAIN, StopRequest
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Checkpoint, CheckpointError
 from scaling.training.loop import train
 from scaling.training.start import Origin, averaged_weights
 from scaling.training.world import World, joined
 from scaling.weights import planned_weights
-from slurm.ranks import run_ranks
-
-EXIT_FAILED, EXIT_USAGE = 1, 2
-LOCK_SECONDS = 60.0
-USAGE_ERRORS = (ConfigError, FamilyError, ModelError, DataError, CheckpointError, ParallelError, InUse, OSError)
-
-log = logging.getLogger(__name__)
+from scaling.work.stopping import StopRequest
 
 
 class Timings:
@@ -170,35 +150,3 @@ def _samples(path: Path) -> np.ndarray:
         return load_arrays(path, "images")[0]
     except DataError as error:
         raise DataError(f"{error}: delete it and launch again") from error
-
-
-def main() -> int:
-    """Run the home folder named on the command line and return the exit code."""
-    rank = os.environ.get("RANK")
-    # Every rank says the same: the others speak up only when something is wrong.
-    level, who = (logging.INFO, "") if rank in (None, "0") else (logging.ERROR, f"rank {rank}: ")
-    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(message)s")
-    home, stop = Path(sys.argv[1]), StopRequest()
-    # The log's first line also takes its first block of the disk: where the disk fills up, there is room to say so.
-    log.info("process %d on %s", os.getpid(), socket.gethostname())
-    try:
-        devices = load_run(home).launch.devices
-        if rank is None and devices > 1:
-            return run_ranks((sys.executable, "-m", "scaling.worker", str(home)), devices, os.environ, stop)
-        with locked(home / ".lock", LOCK_SECONDS) if rank in (None, "0") else nullcontext():
-            run(home, stop)
-    except Interrupted as error:
-        log.info("%s", error)
-        return EXIT_AGAIN
-    except USAGE_ERRORS as error:
-        log.error("%s", explain(error))
-        return EXIT_USAGE
-    except TrainingError as error:
-        log.error("%s", error)
-        return EXIT_FAILED
-    log.info("done")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -66,7 +66,7 @@ def cpu_name() -> str:
 
 def commit() -> str | None:
     """The commit of the checkout this code lies in, with "+changes" where files differ; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     head = _git(root, "rev-parse", "HEAD")

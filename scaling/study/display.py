@@ -6,18 +6,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from scaling.plan.costs import seconds_estimate
 from scaling.run.spec import PlannedRun
+from scaling.study.open import Study
 from scaling.training.metrics import read_metrics
 from slurm.local import JobEvent
-
-if TYPE_CHECKING:
-    from scaling.study import Study
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
