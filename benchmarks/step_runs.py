@@ -20,9 +20,9 @@ from models.network import NetworkConfig
 from scaling.config.sections import ConsistencyRecipe, Ema, Evaluation, Launch, Method, Sampling, TeacherRecipe
 from scaling.run.spec import RunData, RunSpec
 from scaling.training.loss_scale import LossScale
+from scaling.training.sharding.world import World
 from scaling.training.start import Origin
 from scaling.training.trainer import AUTOCAST, Trainer
-from scaling.training.world import World
 
 CASES: dict[str, tuple[Method, bool]] = {  # method, and whether its teacher is guided
     "teacher": ("teacher", False),

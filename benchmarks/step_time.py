@@ -45,9 +45,9 @@ from models.network import NetworkConfig
 from scaling.config.families import load_family
 from scaling.plan.costs import count, step_forwards
 from scaling.study.machine import machine
+from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, build_network
 from scaling.training.trainer import Trainer
-from scaling.training.world import World, joined
 from slurm.ranks import run_ranks
 
 RESULTS = Path(__file__).parent / "results"

@@ -233,7 +233,7 @@ def usage_errors() -> tuple[type[Exception], ...]:
     from scaling.report.record import ReportError
     from scaling.run.locks import InUse
     from scaling.saved import ModelError
-    from scaling.training.checkpoint import CheckpointError
+    from scaling.training.checkpoints.files import CheckpointError
 
     ours = (ConfigError, FamilyError, DataError, CheckpointError, ParallelError, TableError, ReportError, InUse)
     return (*ours, EDM2Error, EncoderError, ModelError)

@@ -41,7 +41,7 @@ def model_list(
 ) -> None:
     """List the sizes of families: parameters, multiply-adds, and what was published of them."""
     from scaling.config.families import load_family
-    from scaling.published import describe_sizes
+    from scaling.plan.sizes import describe_sizes
 
     names = [family] if family is not None else _family_names()
     rows = {name: describe_sizes(load_family(name)) for name in names}

@@ -15,10 +15,11 @@ from data_pipeline.arrays import load_arrays
 from data_pipeline.files import write_bytes_atomic
 from scaling.config.validation import validate
 from scaling.evaluation.score import METRIC, Real, score
-from scaling.generate import generate, load_network, sampler_steps
+from scaling.generate import generate, sampler_steps
+from scaling.network_of import load_network
 from scaling.run.spec import RunSpec
 from scaling.study.machine import commit, machine, versions
-from scaling.training import checkpoint
+from scaling.training.checkpoints import checkpoint
 
 COLUMNS = 10
 OPTIONAL = ("triton", "deepspeed", "submitit")

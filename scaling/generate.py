@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from models.encoders import get_encoder
-from models.trigflow import SIGMA_DATA, TrigFlowNet
+from models.trigflow import SIGMA_DATA
 from scaling.config.sections import StudentRecipe
 from scaling.errors import Interrupted
 from scaling.guidance import Network, guided
 from scaling.run.randomness import derive_seed, normals
 from scaling.run.spec import RunSpec
 from scaling.sampling import Velocity, sample_student, sample_teacher, teacher_evaluations
-from scaling.training.checkpoint import Checkpoint
-from scaling.training.start import averaged_weights
 
 
 def sampler_steps(spec: RunSpec) -> dict[int, int]:
@@ -28,14 +26,6 @@ def sampler_steps(spec: RunSpec) -> dict[int, int]:
         sampling = spec.sampling
         return {sampling.teacher_steps: teacher_evaluations(sampling.teacher_steps, sampling.teacher_guidance)}
     return {steps: steps for steps in spec.sampling.student_steps}
-
-
-def load_network(found: Checkpoint, spec: RunSpec, device: torch.device) -> TrigFlowNet:
-    """The network of a checkpoint with the averaged weights that its run is sampled with."""
-    profile = spec.sampling.teacher_ema if spec.method == "teacher" else spec.sampling.student_ema
-    net = TrigFlowNet(spec.network_config())
-    net.load_state_dict(averaged_weights(found, profile))
-    return net.to(device).eval().requires_grad_(False)
 
 
 def sample_labels(first: int, count: int, classes: int) -> Tensor:

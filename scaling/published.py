@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from models.family import Family
 from scaling.analysis.table import PUBLISHED, load_table
-from scaling.plan.costs import count
 
 # The tables of a family, and of those the one whose multiply-adds were printed rather than counted by us.
 TABLES = {
@@ -40,21 +36,3 @@ def published_macs(family: str) -> dict[str, float]:
     if family != MACS_PRINTED:
         return {}
     return {row.size.lower(): row.macs for row in load_table(PUBLISHED / TABLES[family][0])}
-
-
-def describe_sizes(family: Family) -> list[dict[str, Any]]:
-    """One record a size: family, size, model_channels, parameters, macs, and what was published of it."""
-    fids, printed = published_fids(family.name), published_macs(family.name)
-    counts = {size: count(config) for size, config in family.sizes.items()}
-    return [
-        {
-            "family": family.name,
-            "size": size,
-            "model_channels": config.model_channels,
-            "parameters": counts[size].parameters,
-            "macs": counts[size].forward_macs,
-            "published_macs": printed.get(size),
-            "published_fid": fids.get(size, {}),
-        }
-        for size, config in family.sizes.items()
-    ]

@@ -14,7 +14,9 @@ from scaling.config.validation import Section
 
 Method = Literal["teacher", "scd", "sct", "vsd"]
 METHODS: tuple[Method, ...] = get_args(Method)
-Strategy = Literal["auto", "ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
+Strategy = Literal["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+Precision = Literal["fp32", "bf16", "fp16"]
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -208,7 +210,7 @@ class Launch(Section):
     )
     accelerator: str | None = Field(default=None, description="name of the device that `study plan` counts with")
     devices: Positive = Field(default=1, description="devices a run")
-    strategy: Strategy = Field(
+    strategy: Literal["auto", Strategy] = Field(
         default="auto", description="how weights and optimizer state lie on the devices of a run"
     )
     shard_devices: int = Field(

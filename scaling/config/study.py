@@ -21,6 +21,7 @@ from scaling.config.sections import (
     Launch,
     Method,
     Positive,
+    Precision,
     Recipe,
     Sampling,
     StudentRecipe,
@@ -45,9 +46,7 @@ class StudyConfig(Section):
     sizes: tuple[str, ...] = Field(min_length=1, description="sizes of the family to run")
     methods: tuple[Method, ...] = Field(default=DEFAULT_METHODS, min_length=1, description=", ".join(METHODS))
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, description="one run a seed")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="arithmetic of the network; weights stay float32"
-    )
+    precision: Precision = Field(default="fp32", description="arithmetic of the network; weights stay float32")
     data: Data = Data()
     teacher: Teacher
     scd: ConsistencyRecipe | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +24,11 @@ from torch.overrides import TorchFunctionMode
 from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
+from scaling.config.sections import Precision
 from scaling.plan.recompute import without_compiler
 from scaling.plan.shapes import ShapesOnly, run
 from scaling.training.objectives import Batch, Tangent, consistency_loss, teacher_loss
 
-Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH, WIDTH = 10007, 10009  # primes that no other length of a network is a multiple of
 

@@ -8,16 +8,17 @@ from functools import cached_property
 from pathlib import Path
 
 from models.family import Family
-from scaling.config.sections import Launch
+from scaling.config.sections import STRATEGIES, Launch, Strategy
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import DEFAULT, Accelerator, get_accelerator
 from scaling.plan.budget import Choice, Work, common_fraction, whole_sizes
 from scaling.plan.costs import Cost, cost
-from scaling.plan.devices import Placement, check_devices, placements, strategy_of
-from scaling.plan.memory import STRATEGIES, Strategy, checkpoint_bytes
+from scaling.plan.devices import Placement, placements
+from scaling.plan.memory import checkpoint_bytes
 from scaling.plan.rate import Rate, assumed_rate, measured_rate
 from scaling.run.spec import PlannedRun, RunSpec
+from scaling.training.sharding.placement import check_devices, strategy_of
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
 
-from models.family import Family
 from models.network import NetworkConfig
-from scaling.config.sections import Method
-from scaling.config.validation import ConfigError
+from scaling.config.sections import Method, Precision, Strategy
 from scaling.plan.accelerators import Accelerator
-from scaling.plan.activations import Precision
 from scaling.plan.costs import is_guided
-from scaling.plan.memory import STRATEGIES, DeviceMemory, Strategy, device_memory
+from scaling.plan.memory import DeviceMemory, device_memory
 from scaling.run.spec import RunSpec
+from scaling.training.sharding.placement import divisors
 
 
 @dataclass(frozen=True)
@@ -76,38 +73,6 @@ class _Demand:
         return None
 
 
-def strategy_of(name: str, family: Family, size: str, devices: int) -> Strategy:
-    """The strategy of that name; auto is what the family names for the size. ConfigError lists the known ones."""
-    resolved = family.strategy(size, devices) if name == "auto" else name
-    for strategy in STRATEGIES:
-        if resolved == strategy:
-            return strategy
-    where = f"strategy of size {size!r} in family {family.name!r}" if name == "auto" else "strategy"
-    raise ConfigError(f"{where}: unknown {resolved!r}: known are auto, {', '.join(STRATEGIES)}")
-
-
-def check_devices(run: str, batch: int, devices: int, microbatch: int) -> None:
-    """ConfigError unless the devices divide the batch of a run, and the microbatch (0: any) what each of them gets."""
-    if devices < 1 or batch % devices:
-        raise ConfigError(f"devices: {devices} does not divide the batch of {batch} of {run}; {_those(batch)}")
-    each = batch // devices
-    if microbatch < 0 or (microbatch and each % microbatch):
-        raise ConfigError(
-            f"microbatch: {microbatch} does not divide the {each} images of {run} on each of {devices} devices; "
-            f"{_those(each)}"
-        )
-
-
-def _those(number: int) -> str:
-    return f"these do: {', '.join(map(str, divisors(number)))}"
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, rising."""
-    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
-
-
 def placements(
     spec: RunSpec, accelerator: Accelerator, strategies: Sequence[Strategy], devices: int, microbatch: int
 ) -> Iterator[Placement]:
@@ -116,7 +81,7 @@ def placements(
         network=spec.network_config(),
         method=spec.method,
         batch=spec.recipe.batch,
-        precision=cast(Precision, spec.precision),  # as the study's configuration has checked
+        precision=spec.precision,
         emas=len(spec.ema.sigma_rel),
         guided=is_guided(spec),
     )

@@ -13,19 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from itertools import accumulate, pairwise
-from typing import Any, Literal, get_args
 
 import torch
 
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from models.unet import Block
-from scaling.plan.activations import Precision, activation_bytes
+from scaling.config.sections import Method, Precision, Strategy
+from scaling.plan.activations import activation_bytes
 from scaling.plan.shapes import ShapesOnly
+from scaling.training.sharding.zero_config import bucket_elements
 
-Strategy = Literal["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-Method = Literal["teacher", "scd", "sct", "vsd"]
 NODE = 8  # devices that share a fast link: the shard group of HSDP
 WIDE = 4  # bytes of a float32
 STUDENT_DROPOUT = 16  # the finest resolution at which a student drops features (sCM, section 4.1); a teacher's are all
@@ -193,7 +191,7 @@ def _zero12(found: Shapes, world: int, *, stage: int) -> _Held:
     """
     sizes = [math.prod(shape) for shape in found.tensors]
     part = math.ceil(sum(sizes) / (2 * world)) * 2
-    bucket = bucket_elements(found)
+    bucket = bucket_elements(max(found.elements))
     in_flight = sum(sizes) if stage == 1 else bucket + max(sizes)
     gradients = WIDE * (in_flight + _largest_overlap(sizes, part))
     return _Held(WIDE * part * world, WIDE * part, gradients, WIDE * (MOMENTS * part + 1), WIDE * part)
@@ -205,7 +203,7 @@ def _zero3(found: Shapes, world: int) -> _Held:
     Whole at once are the blocks that `zero_config` lets live, and one that is fetched ahead.
     """
     part = sum(math.ceil(math.prod(shape) / world) for shape in found.tensors)
-    bucket = bucket_elements(found)
+    bucket = bucket_elements(max(found.elements))
     live = min(sum(found.elements), 3 * bucket)
     own = WIDE * part
     return _Held(own, own, own + WIDE * bucket, WIDE * (MOMENTS * part + 1), own, 0, WIDE * live)
@@ -216,33 +214,6 @@ def _largest_overlap(sizes: Sequence[int], part: int) -> int:
     edges = [0, *accumulate(sizes)]
     starts = range(0, edges[-1], part)
     return max(edges[bisect_left(edges, min(x + part, edges[-1]))] - edges[bisect_right(edges, x) - 1] for x in starts)
-
-
-def bucket_elements(found: Shapes) -> int:
-    """Elements of the largest block, made even: the bucket in which ZeRO reduces gradients."""
-    return math.ceil(max(found.elements) / 2) * 2
-
-
-def zero_config(network: NetworkConfig, stage: int) -> dict[str, Any]:
-    """The settings with which DeepSpeed trains (`scaling.training.zero`); buckets are as large as the largest block."""
-    block = bucket_elements(shapes(network))
-    zero: dict[str, Any] = {
-        "stage": stage,
-        "reduce_bucket_size": block,
-        "allgather_bucket_size": block,
-        "overlap_comm": False,  # would double the bucket
-    }
-    if stage < 3:
-        zero |= {"compute_grad_norm": False}  # the loop has it already
-    else:
-        zero |= {
-            "stage3_max_live_parameters": 2 * block,
-            "stage3_max_reuse_distance": 0,
-            "stage3_prefetch_bucket_size": block,
-            "stage3_param_persistence_threshold": 0,
-            "memory_efficient_linear": False,  # it would replace torch's linear layer process-wide
-        }
-    return {"zero_optimization": zero, "gradient_clipping": 0.0}  # it would clip at 1
 
 
 _LAYOUTS: dict[Strategy, Callable[[Shapes, int], _Held]] = {

@@ -11,7 +11,7 @@ from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import Accelerator
 from scaling.plan.costs import cost
 from scaling.run.spec import load_run
-from scaling.training.metrics import read_metrics
+from scaling.training.observe.metrics import read_metrics
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from scaling.config.sections import (
     Evaluation,
     Launch,
     Method,
+    Precision,
     Sampling,
     TeacherRecipe,
     VsdRecipe,
@@ -40,7 +41,7 @@ class RunSpec(Section):
     method: Method
     size: str
     seed: int
-    precision: str
+    precision: Precision
     network: dict[str, Any]
     data: RunData
     # Each kind has a key that no other has, so that plain values are read as the kind that they were written from.

@@ -12,12 +12,12 @@ from models.encoders import get_encoder
 from models.family import Family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
-from scaling.plan.devices import check_devices
 from scaling.study.launch import launch_of
 from scaling.study.open import Study
-from scaling.training.parallel import check_strategy
-from scaling.training.profile import check_profile
-from scaling.training.trackers import check_trackers
+from scaling.training.observe.profile import check_profile
+from scaling.training.observe.trackers import check_trackers
+from scaling.training.sharding.parallel import check_strategy
+from scaling.training.sharding.placement import check_devices
 
 
 def check_runnable(config: StudyConfig) -> None:

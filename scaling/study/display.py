@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from scaling.plan.costs import seconds_estimate
 from scaling.run.spec import PlannedRun
 from scaling.study.open import Study
-from scaling.training.metrics import read_metrics
+from scaling.training.observe.metrics import read_metrics
 from slurm.local import JobEvent
 
 REFRESH_SECONDS = 1.0

@@ -11,9 +11,9 @@ from models.family import Family
 from scaling.config.sections import Launch
 from scaling.config.study import StudyConfig
 from scaling.datasets import Prepared
-from scaling.plan.devices import strategy_of
 from scaling.run.spec import PlannedRun, RunFile, dump_run
 from scaling.study.open import Study
+from scaling.training.sharding.placement import strategy_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from scaling.config.validation import ConfigError
 from scaling.run.spec import load_run
-from scaling.training.metrics import read_metrics
+from scaling.training.observe.metrics import read_metrics
 
 STYLES = {"done": "green", "sampled": "cyan", "trained": "cyan", "training": "yellow", "waiting": "dim"}
 

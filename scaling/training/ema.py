@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scaling.config.sections import Ema
-from scaling.training.pieces import Piece
+from scaling.training.sharding.pieces import Piece
 
 WIDEST = 0.28  # sigma_rel of a power-function profile is below this
 

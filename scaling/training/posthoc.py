@@ -12,8 +12,9 @@ from torch import Tensor
 
 from scaling.config.validation import ConfigError
 from scaling.run.spec import RunSpec
-from scaling.training import checkpoint
-from scaling.training.checkpoint import Checkpoint, CheckpointError
+from scaling.training.checkpoints import checkpoint
+from scaling.training.checkpoints.checkpoint import Checkpoint
+from scaling.training.checkpoints.files import CheckpointError
 from scaling.training.ema import power_exponent, profile_name
 
 LARGE_ERROR = 0.05  # relative L2 distance of profiles from which on a reconstruction is doubtful

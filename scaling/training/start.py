@@ -13,7 +13,7 @@ from models.trigflow import TrigFlowNet
 from scaling.config.sections import ConsistencyRecipe
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunSpec
-from scaling.training.checkpoint import Checkpoint
+from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import profile_name
 
 # What a student with guidance has beyond its teacher; its gain starts at zero, so that it starts as the teacher.

@@ -18,7 +18,7 @@ from scaling.errors import TrainingError
 from scaling.run.devices import onto
 from scaling.run.spec import RunSpec
 from scaling.training.batches import Batches
-from scaling.training.checkpoint import Checkpoint
+from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import Averages, profile_name
 from scaling.training.loss_scale import LossScale
 from scaling.training.objectives import (
@@ -30,10 +30,10 @@ from scaling.training.objectives import (
     teacher_loss,
     teacher_velocity,
 )
-from scaling.training.parallel import build_engine, freeze
-from scaling.training.pieces import Piece
+from scaling.training.sharding.parallel import build_engine, freeze
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
 from scaling.training.start import Origin, first_network
-from scaling.training.world import World
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

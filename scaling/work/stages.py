@@ -20,15 +20,17 @@ from data_pipeline.reader import LatentReader
 from models.family import count_macs, count_parameters
 from scaling.config.sections import StudentRecipe
 from scaling.evaluation.score import METRIC, Real, score
-from scaling.generate import generate, load_network, sampler_steps, to_npz, untrained
+from scaling.generate import generate, sampler_steps, to_npz, untrained
+from scaling.network_of import load_network
 from scaling.run.devices import pick_device
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunFile, load_run
-from scaling.training import checkpoint
-from scaling.training.checkpoint import Checkpoint, CheckpointError
+from scaling.training.checkpoints import checkpoint
+from scaling.training.checkpoints.checkpoint import Checkpoint
+from scaling.training.checkpoints.files import CheckpointError
 from scaling.training.loop import train
+from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, averaged_weights
-from scaling.training.world import World, joined
 from scaling.weights import planned_weights
 from scaling.work.stopping import StopRequest
 

@@ -21,7 +21,7 @@ from scaling.errors import Interrupted, ParallelError, TrainingError, explain
 from scaling.run.locks import InUse, locked
 from scaling.run.spec import load_run
 from scaling.saved import ModelError
-from scaling.training.checkpoint import CheckpointError
+from scaling.training.checkpoints.files import CheckpointError
 from scaling.work.stages import run
 from scaling.work.stopping import EXIT_AGAIN, StopRequest
 from slurm.ranks import run_ranks

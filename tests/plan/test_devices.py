@@ -9,8 +9,9 @@ import pytest
 from scaling.config.validation import ConfigError
 from scaling.plan import devices
 from scaling.plan.accelerators import ACCELERATORS, get_accelerator
-from scaling.plan.devices import Placement, check_devices, divisors, placements
+from scaling.plan.devices import Placement, placements
 from scaling.plan.memory import DeviceMemory
+from scaling.training.sharding.placement import check_devices, divisors
 
 Fixture = Any  # conftest.py says what it is
 A100 = ACCELERATORS["a100-40gb"]

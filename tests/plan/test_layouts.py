@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.network import NetworkConfig
+from scaling.config.sections import Precision
 from scaling.plan import activations, layouts, shapes
-from scaling.plan.activations import Precision, transient_events
+from scaling.plan.activations import transient_events
 from scaling.plan.layouts import Layout
 from scaling.plan.shapes import ShapesOnly
 from tests.plan.test_plan_command import IMAGENET

@@ -26,7 +26,7 @@ from scaling.run.spec import PlannedRun
 from scaling.study.expand import expand
 from scaling.study.launch import write_homes
 from scaling.study.open import open_study
-from scaling.training import checkpoint
+from scaling.training.checkpoints import checkpoint
 from slurm.local import LAUNCHER_PID
 
 ROOT = Path(__file__).parents[2]

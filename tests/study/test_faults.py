@@ -16,7 +16,7 @@ import yaml
 
 from data_pipeline.reader import LatentReader
 from scaling import datasets
-from scaling.training import checkpoint
+from scaling.training.checkpoints import checkpoint
 from tests.study.trainers import saved, trainer_of
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.generate import generate, load_network
+from scaling.generate import generate
 from scaling.guidance import NO_LABEL
+from scaling.network_of import load_network
 from scaling.run.spec import load_run
-from scaling.training import checkpoint
+from scaling.training.checkpoints import checkpoint
 from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
 from scaling.training.trainer import Trainer
 from scaling.work.stages import run

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from scaling.training import checkpoint
+from scaling.training.checkpoints import checkpoint
 
 ANYONE = ("launcher", "worker", "all")
 Until = Callable[[Callable[[], Any]], None]

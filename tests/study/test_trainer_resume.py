@@ -20,9 +20,9 @@ from scaling.errors import Interrupted, TrainingError
 from scaling.run.spec import RunData, RunSpec
 from scaling.study.expand import expand
 from scaling.study.open import open_study
-from scaling.training.checkpoint import Checkpoint, newest
+from scaling.training.checkpoints.checkpoint import Checkpoint, newest
 from scaling.training.loop import train
-from scaling.training.metrics import MetricsLog, read_metrics
+from scaling.training.observe.metrics import MetricsLog, read_metrics
 from scaling.training.start import Origin, averaged_weights
 from scaling.training.trainer import Trainer
 from tests.study.trainers import batch_of, saved, tensors, trainer_of

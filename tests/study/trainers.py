@@ -9,7 +9,8 @@ from torch import Tensor
 from data_pipeline.reader import LatentReader
 from scaling.config.sections import Launch
 from scaling.run.spec import RunSpec
-from scaling.training.checkpoint import Checkpoint, Checkpointer, load, path_of
+from scaling.training.checkpoints.checkpoint import Checkpoint, Checkpointer, load
+from scaling.training.checkpoints.files import path_of
 from scaling.training.objectives import Batch
 from scaling.training.start import Origin
 from scaling.training.trainer import Trainer

@@ -13,8 +13,8 @@ from models.network import NetworkConfig
 from scaling.config.sections import Ema, Evaluation, Launch, Sampling, TeacherRecipe
 from scaling.datasets import pack_images
 from scaling.run.spec import RunData, RunSpec
+from scaling.training.sharding.world import World
 from scaling.training.trainer import Trainer
-from scaling.training.world import World
 
 SPEC = RunSpec(
     method="teacher",

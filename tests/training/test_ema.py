@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scaling.config.sections import Ema
 from scaling.training.ema import Averages, power_exponent, profile_name
-from scaling.training.pieces import Piece
+from scaling.training.sharding.pieces import Piece
 
 BATCH = 8
 

@@ -12,8 +12,8 @@ import torch
 
 from scaling.config.sections import TeacherRecipe
 from scaling.errors import TrainingError
+from scaling.training.sharding.world import World, joined
 from scaling.training.trainer import Trainer, learning_rate
-from scaling.training.world import World, joined
 from tests.ranks import run_ranks
 from tests.training.small import pack_small, trainer_of
 

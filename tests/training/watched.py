@@ -17,8 +17,8 @@ from scaling.run.spec import RunData, RunSpec
 from scaling.study.expand import expand
 from scaling.study.open import open_study
 from scaling.training.loop import train
+from scaling.training.sharding.world import World
 from scaling.training.start import Origin
-from scaling.training.world import World
 from tests.models.networks import network
 
 CPU = torch.device("cpu")

@@ -1,7 +1,7 @@
 """Checkpoints: written beside training, complete or absent, the same for any number of ranks and any strategy.
 
 Every tensor is stored flattened, in the runs of elements that ranks held of it; how the folder looks:
-`scaling.training.checkpoint_files`; what torch.distributed.checkpoint does: `scaling.training.checkpoint_storage`.
+`scaling.training.checkpoints.files`; what torch.distributed.checkpoint does: `scaling.training.checkpoints.storage`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from scaling.training.checkpoint_files import (
+from scaling.training.checkpoints.files import (
     CODES,
     DTYPES,
     CheckpointError,
@@ -33,8 +33,8 @@ from scaling.training.checkpoint_files import (
     steps_in,
     verify_file,
 )
-from scaling.training.pieces import Piece
-from scaling.training.world import World
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
 
 __all__ = ["Checkpoint", "CheckpointError", "Checkpointer", "load", "newest", "path_of", "require", "steps_in"]
 
@@ -76,7 +76,7 @@ class Checkpoint:
         """
         for name, piece in pieces.items():
             self._require_tensor(name, piece)
-        from scaling.training.checkpoint_storage import read_folder
+        from scaling.training.checkpoints.storage import read_folder
 
         read_folder(self.path, self.stored, pieces)
 
@@ -189,7 +189,7 @@ class Checkpointer:
         metadata: Mapping[str, Any],
         before: Future[None] | None,
     ) -> None:
-        from scaling.training.checkpoint_storage import FolderWriter, write_folder
+        from scaling.training.checkpoints.storage import FolderWriter, write_folder
 
         if before is not None:
             before.result()

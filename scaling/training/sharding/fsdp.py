@@ -15,9 +15,9 @@ from models.primitives import MPLinear, weight_scale
 from models.trigflow import TrigFlowNet
 from models.unet import Block
 from scaling.errors import ParallelError
-from scaling.training.engine import AdamEngine
-from scaling.training.pieces import Piece
-from scaling.training.world import World
+from scaling.training.sharding.engine import AdamEngine
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
 
 
 class ShardedEngine(AdamEngine):

@@ -17,10 +17,10 @@ from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 from scaling.generate import generate, sampler_steps
 from scaling.run.spec import RunSpec
-from scaling.training.gather import gather
-from scaling.training.pieces import Piece
+from scaling.training.sharding.gather import gather
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
 from scaling.training.start import Origin
-from scaling.training.world import World
 
 SIDE = 8  # images a row, and rows
 

@@ -21,10 +21,10 @@ from models.primitives import EPS, MPLinear
 from models.trigflow import TrigFlowNet
 from models.unet import Block
 from scaling.errors import ParallelError
-from scaling.plan.memory import zero_config
-from scaling.training.engine import ADAM, MOMENTS, Engine
-from scaling.training.pieces import Piece
-from scaling.training.world import World
+from scaling.training.sharding.engine import ADAM, MOMENTS, Engine
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
+from scaling.training.sharding.zero_config import zero_config
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class _Overlap:
     first: int
     count: int
     offset: int
+
+
+def _largest(module: TrigFlowNet) -> int:
+    """Elements of the largest block, or of what lies in no block."""
+    blocks = [sum(p.numel() for p in each.parameters()) for each in module.modules() if isinstance(each, Block)]
+    return max(sum(p.numel() for p in module.parameters()) - sum(blocks), *blocks)
 
 
 class ZeroEngine(Engine):
@@ -50,7 +56,7 @@ class ZeroEngine(Engine):
             deepspeed.utils.set_z3_leaf_modules(module, [Block])
         self.optimizer = torch.optim.Adam(module.parameters(), fused=True, **ADAM)
         settings = {
-            **zero_config(module.config, stage),
+            **zero_config(_largest(module), stage),
             "train_micro_batch_size_per_gpu": 1,  # asked for, and used for nothing but a rate that is switched off
             "timers": {"throughput": {"enabled": False}},
         }

@@ -1,6 +1,6 @@
 """The strategies: how one network is trained on one or several devices, to the same numbers.
 
-none or ddp: here; fsdp2, hsdp: `scaling.training.fsdp`; zero1, zero2, zero3: `scaling.training.zero`.
+none or ddp: here; fsdp2, hsdp: `scaling.training.sharding.fsdp`; zero1, zero2, zero3: `scaling.training.sharding.zero`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import Launch
 from scaling.errors import ParallelError
-from scaling.training.engine import AdamEngine, Engine
-from scaling.training.pieces import Piece
-from scaling.training.world import World
-from scaling.training.zero import ZeroEngine
+from scaling.training.sharding.engine import AdamEngine, Engine
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
+from scaling.training.sharding.zero import ZeroEngine
 
 
 class ReplicatedEngine(AdamEngine):
@@ -79,7 +79,7 @@ def build_engine(net: TrigFlowNet, launch: Launch, world: World) -> Engine:
         compile_blocks(net)
     strategy = launch.strategy
     if strategy in ("fsdp2", "hsdp"):
-        from scaling.training.fsdp import ShardedEngine
+        from scaling.training.sharding.fsdp import ShardedEngine
 
         return ShardedEngine(net, world, _shard_devices(launch, world))
     if strategy.startswith("zero"):
@@ -90,7 +90,7 @@ def build_engine(net: TrigFlowNet, launch: Launch, world: World) -> Engine:
 def freeze(net: TrigFlowNet, launch: Launch, world: World) -> TrigFlowNet:
     """A teacher, not to be trained, sharded where the strategy shards the student's weights."""
     if launch.strategy in ("fsdp2", "hsdp", "zero3"):
-        from scaling.training.fsdp import freeze_sharded
+        from scaling.training.sharding.fsdp import freeze_sharded
 
         return freeze_sharded(net, world, _shard_devices(launch, world))
     return net.to(world.device)

@@ -22,7 +22,7 @@ from data_pipeline.files import write_json_atomic
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 from scaling.run.spec import RunSpec
-from scaling.training.metrics import FILE, Tracker, read_metrics
+from scaling.training.observe.metrics import FILE, Tracker, read_metrics
 
 SAFE_SECONDS = 30.0  # after which a row of W&B outlives this process; it writes its files every 15
 FINISH_SECONDS = 20.0  # for W&B to send the rest; less than a run that is asked to stop may take

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from scaling.training.pieces import Piece
-from scaling.training.world import World
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
 
 
 def gather(pieces: Mapping[str, Piece], world: World) -> dict[str, Tensor] | None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.trigflow import TrigFlowNet
-from scaling.training.pieces import Piece
-from scaling.training.world import World
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
 
 ADAM = {"betas": (0.9, 0.99), "eps": 1e-11}  # of the paper, for all runs
 MOMENTS: tuple[Literal["exp_avg"], Literal["exp_avg_sq"]] = ("exp_avg", "exp_avg_sq")

@@ -49,7 +49,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from scaling.training.checkpoint_files import (
+from scaling.training.checkpoints.files import (
     CODES,
     DTYPES,
     CheckpointError,
@@ -61,7 +61,7 @@ from scaling.training.checkpoint_files import (
     shown_as,
     write_tensors,
 )
-from scaling.training.pieces import Piece
+from scaling.training.sharding.pieces import Piece
 
 
 def write_folder(writer: FolderWriter, pieces: Mapping[str, Piece], group: dist.ProcessGroup | None) -> None:
