@@ -232,8 +232,8 @@ def usage_errors() -> tuple[type[Exception], ...]:
     from scaling.errors import ParallelError
     from scaling.report.record import ReportError
     from scaling.run.locks import InUse
-    from scaling.saved import ModelError
     from scaling.training.checkpoints.files import CheckpointError
+    from scaling.weights.folder import ModelError
 
     ours = (ConfigError, FamilyError, DataError, CheckpointError, ParallelError, TableError, ReportError, InUse)
     return (*ours, EDM2Error, EncoderError, ModelError)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from models.network import NetworkConfig
-    from scaling.saved import SavedModel
+    from scaling.weights.folder import SavedModel
 
 MACS = (
     "multiply-adds of one forward pass of one sample, each counted once; EDM2's own figures hold element-wise work too"
@@ -55,7 +55,7 @@ def model_show(
     as_json: AsJson = False,
 ) -> None:
     """Show one network: its shape, parameters, multiply-adds, parameterization and where its weights come from."""
-    from scaling.saved import load_model
+    from scaling.weights.folder import load_model
 
     facts = _facts(load_model(Path(target))) if Path(target).is_dir() else _preset_facts(target)
     show([_listing(target, facts, "MACs: multiply-adds of one forward pass")], facts, as_json)
@@ -70,7 +70,7 @@ def model_import(
     ] = As.edm,
 ) -> None:
     """Import a network of EDM2. Nothing in the pickle is run; what EDM2's files do not need is refused."""
-    from scaling.edm2_import import import_edm2
+    from scaling.weights.edm2 import import_edm2
 
     saved = import_edm2(pickle, to, "edm" if kind is As.edm else "trigflow")
     description = saved.description
@@ -93,8 +93,8 @@ def model_ema(
     """Make the average of a run's weights with any width, from snapshots of the averages that were kept."""
     from data_pipeline.files import refuse_occupied
     from scaling.run.spec import load_run
-    from scaling.saved import save_model
-    from scaling.training.posthoc import reconstruct
+    from scaling.weights.ema import reconstruct
+    from scaling.weights.folder import save_model
 
     refuse_occupied(to)
     spec = load_run(home).spec
@@ -127,7 +127,7 @@ def _family_names() -> list[str]:
 
 def _preset_of(config: NetworkConfig) -> str | None:
     from scaling.config.families import load_family
-    from scaling.edm2_import import preset_of
+    from scaling.weights.edm2 import preset_of
 
     return preset_of(config, map(load_family, _family_names()))
 

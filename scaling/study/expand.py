@@ -10,8 +10,8 @@ from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Te
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.run.spec import PlannedRun, RunData, RunSpec
-from scaling.saved import SavedModel
-from scaling.weights import teacher_weights
+from scaling.weights.folder import SavedModel
+from scaling.weights.teacher import teacher_weights
 
 
 def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun]:

@@ -19,7 +19,7 @@ from scaling.study.launch import worker_environment, workers, write_homes
 from scaling.study.machine import describe_launch
 from scaling.study.open import Study
 from scaling.study.stages import Stages
-from scaling.weights import verify_weights
+from scaling.weights.teacher import verify_weights
 from scaling.work.stopping import EXIT_AGAIN
 from scaling.work.worker import EXIT_USAGE
 from slurm.graph import Job, JobGraph

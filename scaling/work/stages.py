@@ -21,7 +21,6 @@ from models.family import count_macs, count_parameters
 from scaling.config.sections import StudentRecipe
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.generate import generate, sampler_steps, to_npz, untrained
-from scaling.network_of import load_network
 from scaling.run.devices import pick_device
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunFile, load_run
@@ -31,7 +30,8 @@ from scaling.training.checkpoints.files import CheckpointError
 from scaling.training.loop import train
 from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, averaged_weights
-from scaling.weights import planned_weights
+from scaling.weights.teacher import planned_weights
+from scaling.weights.trained import load_network
 from scaling.work.stopping import StopRequest
 
 

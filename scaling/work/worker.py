@@ -20,8 +20,8 @@ from scaling.config.validation import ConfigError
 from scaling.errors import Interrupted, ParallelError, TrainingError, explain
 from scaling.run.locks import InUse, locked
 from scaling.run.spec import load_run
-from scaling.saved import ModelError
 from scaling.training.checkpoints.files import CheckpointError
+from scaling.weights.folder import ModelError
 from scaling.work.stages import run
 from scaling.work.stopping import EXIT_AGAIN, StopRequest
 from slurm.ranks import run_ranks

@@ -12,11 +12,11 @@ import torch
 
 from scaling.generate import generate
 from scaling.guidance import NO_LABEL
-from scaling.network_of import load_network
 from scaling.run.spec import load_run
 from scaling.training.checkpoints import checkpoint
 from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
 from scaling.training.trainer import Trainer
+from scaling.weights.trained import load_network
 from scaling.work.stages import run
 from scaling.work.stopping import StopRequest
 from tests.study.trainers import batch_of, saved, trainer_of

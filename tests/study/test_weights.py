@@ -19,10 +19,8 @@ from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import SIGMA_DATA
 from scaling.config.families import load_family
 from scaling.generate import generate
-from scaling.network_of import load_network
 from scaling.report.build import build_report
 from scaling.run.spec import RunData, RunSpec, load_run
-from scaling.saved import WEIGHTS, SavedModel, load_model, save_model
 from scaling.study.expand import expand
 from scaling.study.open import open_study
 from scaling.training.checkpoints import checkpoint
@@ -30,6 +28,8 @@ from scaling.training.loop import train
 from scaling.training.objectives import teacher_velocity
 from scaling.training.start import Origin, averaged_weights, build_network
 from scaling.training.trainer import Trainer
+from scaling.weights.folder import WEIGHTS, SavedModel, load_model, save_model
+from scaling.weights.trained import load_network
 from scaling.work.stages import run
 from scaling.work.stopping import StopRequest
 from scaling.work.worker import main

@@ -20,14 +20,14 @@ from scaling.cli import app, run_cli
 from scaling.config.sections import Ema, Launch, TeacherRecipe
 from scaling.datasets import pack_images
 from scaling.run.spec import RunFile, RunSpec, dump_run
-from scaling.saved import load_model
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.checkpoint import Checkpointer
 from scaling.training.ema import Averages
 from scaling.training.loop import train
-from scaling.training.posthoc import reconstruct
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
+from scaling.weights.ema import reconstruct
+from scaling.weights.folder import load_model
 from tests.training import small
 
 STORED = (0.05, 0.10)

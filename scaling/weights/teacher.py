@@ -12,7 +12,7 @@ from models.network import NetworkConfig
 from scaling.config.sections import ConsistencyRecipe
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
-from scaling.saved import ModelError, SavedModel, load_model
+from scaling.weights.folder import ModelError, SavedModel, load_model
 
 SHARED = ("resolution", "latent_channels", "num_classes")  # what a teacher and its students must agree on
 

@@ -11,7 +11,7 @@ from data_pipeline.files import refuse_occupied, sha256_file
 from models.edm2 import as_trigflow_teacher, read_edm2
 from models.family import Family
 from models.network import FLAVOURS, NetworkConfig
-from scaling.saved import CONFIG, ModelError, Parameterization, SavedModel, Source, load_model, save_model
+from scaling.weights.folder import CONFIG, ModelError, Parameterization, SavedModel, Source, load_model, save_model
 
 LATENT_ENCODERS = {4: "edm2-sd-vae-v1"}  # by latent channels; EDM2's other networks see pixels
 LICENCE = (
