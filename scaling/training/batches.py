@@ -12,7 +12,7 @@ from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
 from models.encoders import get_encoder
 from scaling.config.sections import StudentRecipe, TeacherRecipe
-from scaling.guidance import NO_LABEL
+from scaling.methods.guidance import NO_LABEL
 from scaling.run.devices import onto
 from scaling.run.randomness import derive_seed, keys, normals, uniforms
 from scaling.run.spec import RunSpec

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.dropout import Dropout
 from models.dual import Dual
 from models.trigflow import SIGMA_DATA, TrigFlowNet, add_noise, expand, time_from_sigma, velocity
-from scaling.guidance import guided
+from scaling.methods.guidance import guided
 
 
 @dataclass(frozen=True)

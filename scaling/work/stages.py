@@ -20,10 +20,10 @@ from data_pipeline.reader import LatentReader
 from models.family import count_macs, count_parameters
 from scaling.config.sections import StudentRecipe
 from scaling.evaluation.score import METRIC, Real, score
-from scaling.generate import generate, sampler_steps, to_npz, untrained
 from scaling.run.devices import pick_device
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunFile, load_run
+from scaling.sampling.generate import generate, sampler_steps, to_npz, untrained
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.checkpoints.files import CheckpointError

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.generate import generate
-from scaling.guidance import NO_LABEL
+from scaling.methods.guidance import NO_LABEL
 from scaling.run.spec import load_run
+from scaling.sampling.generate import generate
 from scaling.training.checkpoints import checkpoint
 from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
 from scaling.training.trainer import Trainer

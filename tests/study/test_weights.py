@@ -18,9 +18,9 @@ from data_pipeline.reader import LatentReader
 from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import SIGMA_DATA
 from scaling.config.families import load_family
-from scaling.generate import generate
 from scaling.report.build import build_report
 from scaling.run.spec import RunData, RunSpec, load_run
+from scaling.sampling.generate import generate
 from scaling.study.expand import expand
 from scaling.study.open import open_study
 from scaling.training.checkpoints import checkpoint

@@ -17,7 +17,7 @@ from torch import Tensor
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
-from scaling.generate import generate
+from scaling.sampling.generate import generate
 from scaling.study.checks import check_runnable
 from scaling.study.open import open_study
 from scaling.training.observe.grids import Grids, to_png

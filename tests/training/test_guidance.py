@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.trigflow import SIGMA_DATA
-from scaling.guidance import NO_LABEL, guided
+from scaling.methods.guidance import NO_LABEL, guided
 from scaling.training.objectives import Batch, teacher_velocity
 
 

@@ -15,8 +15,8 @@ from data_pipeline.files import write_bytes_atomic
 from models.encoders import EncoderError, get_encoder
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
-from scaling.generate import generate, sampler_steps
 from scaling.run.spec import RunSpec
+from scaling.sampling.generate import generate, sampler_steps
 from scaling.training.sharding.gather import gather
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World

@@ -14,10 +14,10 @@ from models.encoders import get_encoder
 from models.trigflow import SIGMA_DATA
 from scaling.config.sections import StudentRecipe
 from scaling.errors import Interrupted
-from scaling.guidance import Network, guided
+from scaling.methods.guidance import Network, guided
 from scaling.run.randomness import derive_seed, normals
 from scaling.run.spec import RunSpec
-from scaling.sampling import Velocity, sample_student, sample_teacher, teacher_evaluations
+from scaling.sampling.samplers import Velocity, sample_student, sample_teacher, teacher_evaluations
 
 
 def sampler_steps(spec: RunSpec) -> dict[int, int]:
