@@ -18,9 +18,11 @@ from models.family import network_config
 from models.network import NetworkConfig
 from models.trigflow import SIGMA_DATA, TrigFlowNet
 from scaling.config.sections import Ema, Launch, Precision, Strategy
+from scaling.methods.batch import Batch
+from scaling.methods.consistency import Tangent, consistency_loss, data_velocity
+from scaling.methods.teacher import teacher_loss
 from scaling.plan.activations import DTYPES
 from scaling.training.ema import Averages
-from scaling.training.objectives import Batch, Tangent, consistency_loss, data_velocity, teacher_loss
 from scaling.training.sharding.parallel import build_engine
 from scaling.training.sharding.world import joined
 

@@ -12,11 +12,11 @@ from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
 from models.encoders import get_encoder
 from scaling.config.sections import StudentRecipe, TeacherRecipe
+from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.guidance import NO_LABEL
 from scaling.run.devices import onto
 from scaling.run.randomness import derive_seed, keys, normals, uniforms
 from scaling.run.spec import RunSpec
-from scaling.training.objectives import Batch, draw_noise, draw_time
 from scaling.training.sharding.placement import check_devices
 from scaling.training.sharding.world import World
 

@@ -22,7 +22,9 @@ from models.network import NetworkConfig
 from models.primitives import MPLinear
 from models.trigflow import SIGMA_DATA, TrigFlowNet
 from scaling.errors import ParallelError
-from scaling.training.objectives import Batch, Tangent, consistency_loss, data_velocity, teacher_loss, teacher_velocity
+from scaling.methods.batch import Batch
+from scaling.methods.consistency import Tangent, consistency_loss, data_velocity, teacher_velocity
+from scaling.methods.teacher import teacher_loss
 from scaling.training.sharding.engine import ADAM, MOMENTS
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World, joined
