@@ -80,7 +80,7 @@ def study_plan(
     gc.disable()  # to walk over all that torch brings along, again and again, was a fifth of this short command
     from scaling.plan.build import Options, build_plan
     from scaling.plan.export import plan_json
-    from scaling.plan.tables import plan_tables
+    from scaling.plan.tables.plan import plan_tables
     from scaling.run.spec import RunData
     from scaling.study.expand import expand
     from scaling.study.open import open_study
@@ -140,7 +140,7 @@ def data_pack(
 ) -> None:
     """Encode images and write them as shards."""
     from data_pipeline.images import load_images
-    from scaling.datasets import known_encoder, pack_images
+    from scaling.data.sources import known_encoder, pack_images
 
     chosen = known_encoder(encoder, "--encoder")
     pixels, labels, names = load_images(images)

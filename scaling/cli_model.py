@@ -170,7 +170,7 @@ def _tables(family: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     """The sizes of a family and, where there is any, what was published of them."""
     from rich.markup import escape
 
-    from scaling.published import COLUMNS
+    from scaling.analysis.published_fids import COLUMNS
 
     printed = any(row["published_macs"] for row in rows)
     sizes = _table(f"family {escape(family)}", MACS, "channels", "parameters", "MACs", *["EDM2's MACs"] * printed)

@@ -18,7 +18,8 @@ from models.encoders import get_encoder
 from scaling.config.families import load_family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import validate
-from scaling.datasets import pack_images, prepare, write_reference
+from scaling.data.reference import write_reference
+from scaling.data.sources import pack_images, prepare
 from scaling.study.expand import expand
 from scaling.study.launch import write_homes
 from scaling.study.open import Study
@@ -71,7 +72,7 @@ assert f.tangent.isfinite().all() and count_macs(net.config) > 0
 STAGES = """
 from pathlib import Path
 
-import scaling.datasets
+import scaling.data.sources
 from scaling.work.stopping import StopRequest
 from scaling.work.worker import run
 

@@ -14,8 +14,8 @@ from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import DEFAULT, Accelerator, get_accelerator
 from scaling.plan.budget import Choice, Work, common_fraction, whole_sizes
 from scaling.plan.costs import Cost, cost
-from scaling.plan.devices import Placement, placements
-from scaling.plan.memory import checkpoint_bytes
+from scaling.plan.memory.device import checkpoint_bytes
+from scaling.plan.memory.placements import Placement, placements
 from scaling.plan.rate import Rate, assumed_rate, measured_rate
 from scaling.run.spec import PlannedRun, RunSpec
 from scaling.training.sharding.placement import check_devices, strategy_of

@@ -17,8 +17,8 @@ from models.encoders import get_encoder
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import Method, StudentRecipe
-from scaling.plan.memory import shapes
-from scaling.plan.shapes import ShapesOnly, run
+from scaling.plan.memory.device import shapes
+from scaling.plan.meta.shapes import ShapesOnly, run
 from scaling.run.spec import RunSpec
 from scaling.sampling.generate import sampler_steps
 

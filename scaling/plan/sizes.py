@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from models.family import Family
+from scaling.analysis.published_fids import published_fids, published_macs
 from scaling.plan.costs import count
-from scaling.published import published_fids, published_macs
 
 
 def describe_sizes(family: Family) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from data_pipeline.files import write_text_atomic
 from models.family import Family
 from scaling.config.sections import Launch
 from scaling.config.study import StudyConfig
-from scaling.datasets import Prepared
+from scaling.data.sources import Prepared
 from scaling.run.spec import PlannedRun, RunFile, dump_run
 from scaling.study.open import Study
 from scaling.training.sharding.placement import strategy_of

@@ -14,7 +14,7 @@ import torch
 
 if TYPE_CHECKING:
     from scaling.config.study import StudyConfig
-    from scaling.datasets import Prepared
+    from scaling.data.sources import Prepared
 
 PACKAGES = ("torch", "numpy", "scipy", "pydantic", "safetensors", "webdataset", "matplotlib")
 

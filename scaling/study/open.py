@@ -10,7 +10,7 @@ from models.family import Family
 from scaling.config.families import load_family
 from scaling.config.study import StudyConfig, load_study
 from scaling.config.validation import ConfigError, nearest
-from scaling.datasets import known_encoder
+from scaling.data.sources import known_encoder
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipeline.files import write_json_atomic
-from scaling.datasets import prepare, write_reference
+from scaling.data.reference import write_reference
+from scaling.data.sources import prepare
 from scaling.plan.costs import seconds_estimate
 from scaling.run.devices import pick_device
 from scaling.run.locks import locked

@@ -14,7 +14,7 @@ from models.family import count_macs, count_parameters
 from scaling.config.families import load_family
 from scaling.config.sections import Method
 from scaling.plan.costs import CORE_FLOPS, cost, count, seconds_estimate, step_forwards
-from scaling.plan.shapes import ShapesOnly
+from scaling.plan.meta.shapes import ShapesOnly
 
 Fixture = Any  # conftest.py says what it is
 

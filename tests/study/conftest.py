@@ -21,7 +21,8 @@ import yaml
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
 from scaling.cli import app, run_cli
-from scaling.datasets import pack_images, prepare, write_reference
+from scaling.data.reference import write_reference
+from scaling.data.sources import pack_images, prepare
 from scaling.run.spec import PlannedRun
 from scaling.study.expand import expand
 from scaling.study.launch import write_homes

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from data_pipeline.reader import LatentReader
-from scaling import datasets
+from scaling.data import sources as datasets
 from scaling.training.checkpoints import checkpoint
 from tests.study.trainers import saved, trainer_of
 

@@ -19,7 +19,7 @@ import yaml
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
-from scaling.datasets import pack_images
+from scaling.data.sources import pack_images
 from slurm.ranks import DEATH_SECONDS, free_port, rank_variables
 from tests.ranks import context
 from tests.study.conftest import STUDY, Homes, merge, prepare_homes

@@ -11,7 +11,7 @@ from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.network import NetworkConfig
 from scaling.config.sections import Ema, Evaluation, Launch, Sampling, TeacherRecipe
-from scaling.datasets import pack_images
+from scaling.data.sources import pack_images
 from scaling.run.spec import RunData, RunSpec
 from scaling.training.sharding.world import World
 from scaling.training.trainer import Trainer

@@ -18,7 +18,7 @@ from models.encoders import get_encoder
 from models.trigflow import TrigFlowNet
 from scaling.cli import app, run_cli
 from scaling.config.sections import Ema, Launch, TeacherRecipe
-from scaling.datasets import pack_images
+from scaling.data.sources import pack_images
 from scaling.run.spec import RunFile, RunSpec, dump_run
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.checkpoint import Checkpointer

@@ -12,7 +12,7 @@ from models.encoders import get_encoder
 from models.trigflow import TrigFlowNet
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
-from scaling.datasets import pack_images
+from scaling.data.sources import pack_images
 from scaling.run.spec import RunData, RunSpec
 from scaling.study.expand import expand
 from scaling.study.open import open_study

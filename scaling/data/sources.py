@@ -1,11 +1,10 @@
 """From a source of images to shards that were checked, and to the statistics of the real images.
 
-`python -m scaling.datasets` prints the channel statistics behind the constants of the embedded data set's encoder.
+`python -m scaling.data.sources` prints the channel statistics behind the constants of the embedded data set's encoder.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,15 +15,13 @@ import numpy as np
 import torch
 
 from data_pipeline.fashion import load_fashion
-from data_pipeline.files import write_bytes_atomic, write_json_atomic
+from data_pipeline.files import write_json_atomic
 from data_pipeline.manifest import DataError, Manifest
-from data_pipeline.reader import LatentReader
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
 from models.encoders import ENCODERS, Encoder, get_encoder
 from scaling.config.sections import Data
 from scaling.config.validation import ConfigError, nearest
-from scaling.evaluation.score import REAL_GRID, balanced, real_statistics
 from scaling.run.spec import RunData
 
 BATCH = 1000
@@ -107,32 +104,6 @@ def verified(shards: Path, encoder: str, stamps: Path) -> Manifest:
         stamps.mkdir(parents=True, exist_ok=True)
         write_json_atomic(stamp, state)
     return manifest
-
-
-def read_images(shards: Path) -> tuple[np.ndarray, np.ndarray]:
-    """All images uint8 [N, H, W, C] of a folder of shards, decoded, and their labels int64 [N]."""
-    reader = LatentReader(shards)
-    encoder = get_encoder(reader.manifest.encoder)
-    parts = []
-    for start in range(0, len(reader), BATCH):
-        latents, _ = reader.read(np.arange(start, min(start + BATCH, len(reader))))
-        parts.append(encoder.decode(torch.from_numpy(latents).float()).numpy())
-    return np.concatenate(parts), reader.labels
-
-
-def write_reference(prepared: Prepared, samples: int, folder: Path) -> Path:
-    """Statistics of the real images, the floor at N = `samples`, and images for the report; made where missing."""
-    path = folder / f"reference-{prepared.data.content_sha256[:12]}-{prepared.data.held_out_sha256[:12]}-{samples}.npz"
-    if not path.exists():
-        train, _ = read_images(prepared.shards)
-        held_out, labels = read_images(prepared.held_out)
-        real = real_statistics(train, held_out, labels, samples)
-        write_bytes_atomic(path, real.to_bytes())
-        grid = balanced(labels, REAL_GRID)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=held_out[grid], labels=labels[grid])
-        write_bytes_atomic(folder / "real.npz", buffer.getvalue())
-    return path
 
 
 def channel_statistics(encoder: Encoder, images: np.ndarray) -> tuple[list[float], list[float]]:

@@ -9,7 +9,7 @@ from models.network import NetworkConfig
 from scaling.config.sections import Method, Precision, Strategy
 from scaling.plan.accelerators import Accelerator
 from scaling.plan.costs import is_guided
-from scaling.plan.memory import DeviceMemory, device_memory
+from scaling.plan.memory.device import DeviceMemory, device_memory
 from scaling.run.spec import RunSpec
 from scaling.training.sharding.placement import divisors
 

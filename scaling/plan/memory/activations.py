@@ -28,8 +28,8 @@ from scaling.config.sections import Precision
 from scaling.methods.batch import Batch
 from scaling.methods.consistency import Tangent, consistency_loss
 from scaling.methods.teacher import teacher_loss
-from scaling.plan.recompute import without_compiler
-from scaling.plan.shapes import ShapesOnly, run
+from scaling.plan.meta.recompute import without_compiler
+from scaling.plan.meta.shapes import ShapesOnly, run
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH, WIDTH = 10007, 10009  # primes that no other length of a network is a multiple of

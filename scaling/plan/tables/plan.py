@@ -10,9 +10,9 @@ from rich.table import Table
 from scaling.plan import units
 from scaling.plan.build import Plan, RunPlan
 from scaling.plan.export import totals
-from scaling.plan.tables_budget import budget_tables
-from scaling.plan.tables_memory import memory_tables
-from scaling.plan.text import LABELS, table
+from scaling.plan.tables.budget import budget_tables
+from scaling.plan.tables.memory import memory_tables
+from scaling.plan.tables.text import LABELS, table
 
 
 def plan_tables(plan: Plan) -> Iterator[Table | str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from scaling.plan import units
 from scaling.plan.budget import Choice, by_size
 from scaling.plan.build import Plan, RunPlan
-from scaling.plan.text import table
+from scaling.plan.tables.text import table
 
 WAYS = {
     "whole_sizes": "whole sizes, the smallest first",

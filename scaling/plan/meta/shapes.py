@@ -1,8 +1,8 @@
 """Operations on the meta device, at a tenth of what torch takes for them.
 
 On the meta device tensors have shapes and no content, and torch works out the shape of every result in Python. Under
-this mode a result is made from the layouts that `scaling.plan.layouts` or, for one that it has no rule for, torch gave
-when the operation first met operands of those layouts.
+this mode a result is made from the layouts that `scaling.plan.meta.layouts` or, for one that it has no rule for, torch
+gave when the operation first met operands of those layouts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scaling.plan.layouts import Layout, Results, broadcast, results
+from scaling.plan.meta.layouts import Layout, Results, broadcast, results
 
 _UNKNOWN: Results = ()
 META = torch.device("meta")

@@ -20,8 +20,8 @@ from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from models.unet import Block
 from scaling.config.sections import Method, Precision, Strategy
-from scaling.plan.activations import activation_bytes
-from scaling.plan.shapes import ShapesOnly
+from scaling.plan.memory.activations import activation_bytes
+from scaling.plan.meta.shapes import ShapesOnly
 from scaling.training.sharding.zero_config import bucket_elements
 
 NODE = 8  # devices that share a fast link: the shard group of HSDP

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from scaling.plan import units
 from scaling.plan.build import Plan, RunPlan
-from scaling.plan.devices import Placement
-from scaling.plan.text import LABELS, table
+from scaling.plan.memory.placements import Placement
+from scaling.plan.tables.text import LABELS, table
 
 BOTH = "without / with activation checkpointing"
 
