@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import write_json_atomic
 
 MANIFEST_NAME = "manifest.json"
@@ -29,7 +30,7 @@ INDEX_DTYPE = np.dtype([("offset", "<i8"), ("label", "<i4"), ("crc32", "<u4")])
 HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class DataError(Exception):
+class DataError(UserError):
     """Data on disk is missing, damaged or not what it must be. The message names the file and the remedy."""
 
 

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_pipeline.errors import UserError
 from models.trigflow import SIGMA_DATA
 
 
-class EncoderError(ValueError):
+class EncoderError(UserError):
     """Images were asked of an encoder that cannot make them here."""
 
 

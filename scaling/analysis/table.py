@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from data_pipeline.errors import UserError
+
 PUBLISHED = Path(__file__).parent / "published"
 REQUIRED = ("method", "steps", "nfe", "size", "macs", "fd")
 COLUMNS = (*REQUIRED, "seed", "metric", "n", "run", "parameters", "floor", "untrained", "ratio")
@@ -24,7 +26,7 @@ T = TypeVar("T")
 LABELS = {"teacher": "Teacher", "scd": "sCD", "sct": "sCT", "scd+vsd": "sCD+VSD"}
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """A table or a scores file that cannot be analysed; the message names the place, the value and the remedy."""
 
 

@@ -14,10 +14,12 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data_pipeline.errors import UserError
+
 S = TypeVar("S", bound="Section")
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A mistake in a configuration: the message names the file, the key, the value and the remedy."""
 
 
