@@ -137,12 +137,15 @@ def data_pack(
 ) -> None:
     """Encode images and write them as shards."""
     from data_pipeline.images import load_images
+    from data_pipeline.labels import describe_classes
     from scaling.datasets import known_encoder, pack_images
 
     chosen = known_encoder(encoder, "--encoder")
-    pixels, labels, names = load_images(images)
-    manifest = pack_images(pixels, labels, chosen, to, images.stem, len(names))
+    found = load_images(images)
+    classes, names = found.num_classes, found.class_names
+    manifest = pack_images(found.images, found.labels, chosen, to, images.stem, classes, names)
     print(f"{to}: {manifest.samples:,} samples in {len(manifest.shards)} shards, encoder {manifest.encoder}")
+    print(describe_classes(found.labels, classes, names))
 
 
 @data_app.command("verify")
