@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from scaling.machine import machine
+from scaling.study.machine import machine
 from tests.training.agreement import BATCH, HALVES, OBJECTIVES, STEPS, STRATEGIES, Case, curves, difference, rounding
 
 RESULT = Path(__file__).parent / "results" / "agreement.md"

@@ -32,13 +32,13 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
 from benchmarks.step_runs import Setting, make_trainer
-from scaling.machine import machine
-from scaling.study import load_family
-from scaling.training.checkpoint import Checkpointer
-from scaling.training.pieces import Piece
+from scaling.config.families import load_family
+from scaling.study.machine import machine
+from scaling.training.checkpoints.checkpoint import Checkpointer
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, build_network
 from scaling.training.trainer import Trainer
-from scaling.training.world import World, joined
 from slurm.ranks import run_ranks
 
 RUN = Setting("nano", "l", "ddp", False, False, batch=8, precisions=("fp32",), steps=0)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from scaling.machine import machine
+from scaling.study.machine import machine
 from tests.study.conftest import Homes
 from tests.training.kills import PHASES, RUNS, Death, configure, finish, kill_until, lines, reset, small_study
 

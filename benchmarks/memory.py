@@ -30,14 +30,13 @@ from benchmarks.memory_held import SIGMA_REL, draw, objective
 from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
-from scaling.config import Launch
-from scaling.machine import machine
-from scaling.plan.activations import DTYPES, Precision, activation_bytes
-from scaling.plan.memory import STUDENT_DROPOUT, Strategy, device_memory
-from scaling.sections import Ema
+from scaling.config.sections import Ema, Launch, Precision, Strategy
+from scaling.plan.memory.activations import DTYPES, activation_bytes
+from scaling.plan.memory.device import STUDENT_DROPOUT, device_memory
+from scaling.study.machine import machine
 from scaling.training.ema import Averages
-from scaling.training.parallel import build_engine
-from scaling.training.world import World
+from scaling.training.sharding.parallel import build_engine
+from scaling.training.sharding.world import World
 from slurm.ranks import free_port, rank_variables
 
 Record = dict[str, Any]

@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 from models.family import network_config
 from models.network import NetworkConfig
 from models.trigflow import SIGMA_DATA, TrigFlowNet
-from scaling.config import Launch
-from scaling.plan.activations import DTYPES, Precision
-from scaling.plan.memory import Strategy
-from scaling.sections import Ema
+from scaling.config.sections import Ema, Launch, Precision, Strategy
+from scaling.methods.batch import Batch
+from scaling.methods.consistency import Tangent, consistency_loss, data_velocity
+from scaling.methods.teacher import teacher_loss
+from scaling.plan.memory.activations import DTYPES
 from scaling.training.ema import Averages
-from scaling.training.objectives import Batch, Tangent, consistency_loss, data_velocity, teacher_loss
-from scaling.training.parallel import build_engine
-from scaling.training.world import joined
+from scaling.training.sharding.parallel import build_engine
+from scaling.training.sharding.world import joined
 
 SIGMA_REL = (0.05, 0.10)
 

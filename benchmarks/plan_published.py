@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from models.encoders import get_encoder
+from scaling.config.families import load_family
 from scaling.plan.costs import Counts, cost, count, step_forwards
-from scaling.runs import RunData, RunSpec, expand
-from scaling.sampling import teacher_evaluations
-from scaling.study import load_family, open_study
+from scaling.run.spec import RunData, RunSpec
+from scaling.sampling.samplers import teacher_evaluations
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 
 STUDY = Path(__file__).parents[1] / "configs" / "study" / "imagenet512.yaml"
 MI = 2**20

@@ -17,13 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 from benchmarks.allocator import allocated_peak
 from data_pipeline.reader import LatentReader
 from models.network import NetworkConfig
-from scaling.config import ConsistencyRecipe, Evaluation, Launch, Method, Sampling, TeacherRecipe
-from scaling.runs import RunData, RunSpec
-from scaling.sections import Ema
+from scaling.config.sections import ConsistencyRecipe, Ema, Evaluation, Launch, Method, Sampling, TeacherRecipe
+from scaling.run.spec import RunData, RunSpec
 from scaling.training.loss_scale import LossScale
+from scaling.training.sharding.world import World
 from scaling.training.start import Origin
 from scaling.training.trainer import AUTOCAST, Trainer
-from scaling.training.world import World
 
 CASES: dict[str, tuple[Method, bool]] = {  # method, and whether its teacher is guided
     "teacher": ("teacher", False),

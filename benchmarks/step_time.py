@@ -42,12 +42,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 
 from benchmarks.step_runs import CASES, Setting, make_trainer, matrix_flops, peak_bytes, set_precision, timed
 from models.network import NetworkConfig
-from scaling.machine import machine
+from scaling.config.families import load_family
 from scaling.plan.costs import count, step_forwards
-from scaling.study import load_family
+from scaling.study.machine import machine
+from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, build_network
 from scaling.training.trainer import Trainer
-from scaling.training.world import World, joined
 from slurm.ranks import run_ranks
 
 RESULTS = Path(__file__).parent / "results"

@@ -129,7 +129,7 @@ def _depth_to_space(z: Tensor) -> Tensor:
     return _unit_to_pixels(F.pixel_shuffle(z, 2))
 
 
-# Channel statistics of the 60,000 training images, by `python -m scaling.datasets`.
+# Channel statistics of the 60,000 training images, by `python -m scaling.data.sources`.
 FASHION_S2D = Encoder(
     name="fashion-s2d-v1",
     mean=(-0.55969, -0.56052, -0.56302, -0.56299),

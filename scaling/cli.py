@@ -39,7 +39,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 @study_app.command("run")
 def study_run(study: StudyFile, overrides: Overrides = None) -> None:
     """Run a study from data to report. The same command again continues what is unfinished."""
-    from scaling.study import open_study, run_study
+    from scaling.study.open import open_study
+    from scaling.study.run import run_study
 
     opened = open_study(study, overrides or [])
     try:
@@ -79,9 +80,10 @@ def study_plan(
     gc.disable()  # to walk over all that torch brings along, again and again, was a fifth of this short command
     from scaling.plan.build import Options, build_plan
     from scaling.plan.export import plan_json
-    from scaling.plan.tables import plan_tables
-    from scaling.runs import RunData, expand
-    from scaling.study import open_study
+    from scaling.plan.tables.plan import plan_tables
+    from scaling.run.spec import RunData
+    from scaling.study.expand import expand
+    from scaling.study.open import open_study
 
     opened = open_study(study, overrides or [])
     unknown = RunData(content_sha256="", held_out_sha256="", encoder=opened.config.data.encoder)
@@ -94,8 +96,8 @@ def study_plan(
 @study_app.command("status")
 def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print how far each run of a study is."""
-    from scaling.status import status, status_table
-    from scaling.study import open_study
+    from scaling.study.open import open_study
+    from scaling.study.status import status, status_table
 
     opened = open_study(study, overrides or [])
     states = status(opened.folder)
@@ -106,7 +108,7 @@ def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson 
 def study_report(study: StudyFile, overrides: Overrides = None) -> None:
     """Write the report of what is done so far."""
     from scaling.report.build import build_report
-    from scaling.study import open_study
+    from scaling.study.open import open_study
 
     print(build_report(open_study(study, overrides or []).folder))
 
@@ -116,7 +118,8 @@ def study_keys(as_json: AsJson = False) -> None:
     """List every key of a study file: type, default, meaning and unit."""
     from rich.table import Table
 
-    from scaling.config import StudyConfig, describe
+    from scaling.config.study import StudyConfig
+    from scaling.config.validation import describe
 
     rows = list(describe(StudyConfig))
     table = Table(title="keys of a study file")
@@ -138,7 +141,7 @@ def data_pack(
     """Encode images and write them as shards."""
     from data_pipeline.images import load_images
     from data_pipeline.labels import describe_classes
-    from scaling.datasets import known_encoder, pack_images
+    from scaling.data.sources import known_encoder, pack_images
 
     chosen = known_encoder(encoder, "--encoder")
     found = load_images(images)
@@ -228,12 +231,12 @@ def usage_errors() -> tuple[type[Exception], ...]:
     from models.encoders import EncoderError
     from models.family import FamilyError
     from scaling.analysis.table import TableError
-    from scaling.config import ConfigError
-    from scaling.locks import InUse
+    from scaling.config.validation import ConfigError
+    from scaling.errors import ParallelError
     from scaling.report.record import ReportError
-    from scaling.saved import ModelError
-    from scaling.training.checkpoint import CheckpointError
-    from scaling.training.errors import ParallelError
+    from scaling.run.locks import InUse
+    from scaling.training.checkpoints.files import CheckpointError
+    from scaling.weights.folder import ModelError
 
     ours = (ConfigError, FamilyError, DataError, CheckpointError, ParallelError, TableError, ReportError, InUse)
     return (*ours, EDM2Error, EncoderError, ModelError)

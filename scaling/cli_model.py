@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from models.network import NetworkConfig
-    from scaling.saved import SavedModel
+    from scaling.weights.folder import SavedModel
 
 MACS = (
     "multiply-adds of one forward pass of one sample, each counted once; EDM2's own figures hold element-wise work too"
@@ -40,8 +40,8 @@ def model_list(
     as_json: AsJson = False,
 ) -> None:
     """List the sizes of families: parameters, multiply-adds, and what was published of them."""
-    from scaling.published import describe_sizes
-    from scaling.study import load_family
+    from scaling.config.families import load_family
+    from scaling.plan.sizes import describe_sizes
 
     names = [family] if family is not None else _family_names()
     rows = {name: describe_sizes(load_family(name)) for name in names}
@@ -55,7 +55,7 @@ def model_show(
     as_json: AsJson = False,
 ) -> None:
     """Show one network: its shape, parameters, multiply-adds, parameterization and where its weights come from."""
-    from scaling.saved import load_model
+    from scaling.weights.folder import load_model
 
     facts = _facts(load_model(Path(target))) if Path(target).is_dir() else _preset_facts(target)
     show([_listing(target, facts, "MACs: multiply-adds of one forward pass")], facts, as_json)
@@ -70,7 +70,7 @@ def model_import(
     ] = As.edm,
 ) -> None:
     """Import a network of EDM2. Nothing in the pickle is run; what EDM2's files do not need is refused."""
-    from scaling.edm2_import import import_edm2
+    from scaling.weights.edm2 import import_edm2
 
     saved = import_edm2(pickle, to, "edm" if kind is As.edm else "trigflow")
     description = saved.description
@@ -92,9 +92,9 @@ def model_ema(
 ) -> None:
     """Make the average of a run's weights with any width, from snapshots of the averages that were kept."""
     from data_pipeline.files import refuse_occupied
-    from scaling.runs import load_run
-    from scaling.saved import save_model
-    from scaling.training.posthoc import reconstruct
+    from scaling.run.spec import load_run
+    from scaling.weights.ema import reconstruct
+    from scaling.weights.folder import save_model
 
     refuse_occupied(to)
     spec = load_run(home).spec
@@ -120,14 +120,14 @@ def _listing(title: str, facts: Mapping[str, Any], caption: str) -> Table:
 
 
 def _family_names() -> list[str]:
-    from scaling.config import CONFIGS
+    from scaling.config.families import CONFIGS
 
     return sorted(path.stem for path in (CONFIGS / "family").glob("*.yaml"))
 
 
 def _preset_of(config: NetworkConfig) -> str | None:
-    from scaling.edm2_import import preset_of
-    from scaling.study import load_family
+    from scaling.config.families import load_family
+    from scaling.weights.edm2 import preset_of
 
     return preset_of(config, map(load_family, _family_names()))
 
@@ -135,7 +135,7 @@ def _preset_of(config: NetworkConfig) -> str | None:
 def _preset_facts(target: str) -> dict[str, Any]:
     """What is known of FAMILY/SIZE, where FAMILY is a name or a YAML file."""
     from models.family import FamilyError, count_macs, count_parameters
-    from scaling.study import load_family
+    from scaling.config.families import load_family
 
     family, slash, size = target.rpartition("/")
     if not slash:
@@ -170,7 +170,7 @@ def _tables(family: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     """The sizes of a family and, where there is any, what was published of them."""
     from rich.markup import escape
 
-    from scaling.published import COLUMNS
+    from scaling.analysis.published_fids import COLUMNS
 
     printed = any(row["published_macs"] for row in rows)
     sizes = _table(f"family {escape(family)}", MACS, "channels", "parameters", "MACs", *["EDM2's MACs"] * printed)

@@ -13,12 +13,13 @@ from PIL import Image
 
 from data_pipeline.arrays import load_arrays
 from data_pipeline.files import write_bytes_atomic
-from scaling.config import validate
+from scaling.config.validation import validate
 from scaling.evaluation.score import METRIC, Real, score
-from scaling.generate import generate, load_network, sampler_steps
-from scaling.machine import commit, machine, versions
-from scaling.runs import RunSpec
-from scaling.training import checkpoint
+from scaling.run.spec import RunSpec
+from scaling.sampling.generate import generate, sampler_steps
+from scaling.study.machine import commit, machine, versions
+from scaling.training.checkpoints import checkpoint
+from scaling.weights.trained import load_network
 
 COLUMNS = 10
 OPTIONAL = ("triton", "deepspeed", "submitit")

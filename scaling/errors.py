@@ -1,4 +1,4 @@
-"""What a user is told about an error of the system: the file, the reason, and what to do."""
+"""Errors of a run besides files and configurations, and what a user is told about an error of the system."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ def explain(error: Exception) -> str:
         return str(error)
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror}: {REMEDIES.get(error.errno or 0, 'see to it, then launch again')}"
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message names the step and the tensor."""
+
+
+class ParallelError(Exception):
+    """A strategy that cannot be had here; the message says what to change."""
+
+
+class Interrupted(Exception):
+    """Training or sampling stopped on request, with its state saved."""

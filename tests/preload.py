@@ -9,7 +9,7 @@ import torch
 import torch.distributed.checkpoint
 import torch.distributed.fsdp  # noqa: F401
 
-import scaling.worker  # noqa: F401
+import scaling.work.worker  # noqa: F401
 
 # Its shared-memory operator would be compiled at the first start.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # pyright: ignore[reportAttributeAccessIssue]

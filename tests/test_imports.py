@@ -15,10 +15,14 @@ import pytest
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
-from scaling.config import StudyConfig, validate
-from scaling.datasets import pack_images, prepare, write_reference
-from scaling.runs import expand
-from scaling.study import Study, load_family, write_homes
+from scaling.config.families import load_family
+from scaling.config.study import StudyConfig
+from scaling.config.validation import validate
+from scaling.data.reference import write_reference
+from scaling.data.sources import pack_images, prepare
+from scaling.study.expand import expand
+from scaling.study.launch import write_homes
+from scaling.study.open import Study
 
 ROOT = Path(__file__).parents[1]
 # What each package may import of ours; scaling may import all, and none may import scaling.
@@ -68,9 +72,9 @@ assert f.tangent.isfinite().all() and count_macs(net.config) > 0
 STAGES = """
 from pathlib import Path
 
-import scaling.datasets
-from scaling.stopping import StopRequest
-from scaling.worker import run
+import scaling.data.sources
+from scaling.work.stopping import StopRequest
+from scaling.work.worker import run
 
 for home in sys.argv[1:]:
     run(Path(home), StopRequest())

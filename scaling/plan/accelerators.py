@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scaling.config import ConfigError
+from scaling.config.validation import ConfigError
 from scaling.plan.units import GIB
 
 FRAGMENTED_SHARE = 0.06  # of the memory: what the allocator holds and cannot use

@@ -8,14 +8,17 @@ from functools import cached_property
 from pathlib import Path
 
 from models.family import Family
-from scaling.config import ConfigError, Launch, StudyConfig
+from scaling.config.sections import STRATEGIES, Launch, Strategy
+from scaling.config.study import StudyConfig
+from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import DEFAULT, Accelerator, get_accelerator
 from scaling.plan.budget import Choice, Work, common_fraction, whole_sizes
 from scaling.plan.costs import Cost, cost
-from scaling.plan.devices import Placement, check_devices, placements, strategy_of
-from scaling.plan.memory import STRATEGIES, Strategy, checkpoint_bytes
+from scaling.plan.memory.device import checkpoint_bytes
+from scaling.plan.memory.placements import Placement, placements
 from scaling.plan.rate import Rate, assumed_rate, measured_rate
-from scaling.runs import Run, RunSpec
+from scaling.run.spec import PlannedRun, RunSpec
+from scaling.training.sharding.placement import check_devices, strategy_of
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Plan:
         return {"whole_sizes": whole_sizes(works, fits), "common_fraction": common_fraction(works, fits)}
 
 
-def build_plan(config: StudyConfig, family: Family, runs: Sequence[Run], options: Options) -> Plan:
+def build_plan(config: StudyConfig, family: Family, runs: Sequence[PlannedRun], options: Options) -> Plan:
     """Count all runs of a study. ConfigError names the option or key whose value cannot be."""
     launch = _launch(config.launch, options)
     accelerator = get_accelerator(launch.accelerator or DEFAULT)

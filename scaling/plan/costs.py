@@ -16,11 +16,11 @@ from torch.utils.flop_counter import flop_registry
 from models.encoders import get_encoder
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
-from scaling.config import Method, StudentRecipe
-from scaling.generate import sampler_steps
-from scaling.plan.memory import shapes
-from scaling.plan.shapes import ShapesOnly, run
-from scaling.runs import RunSpec
+from scaling.config.sections import Method, StudentRecipe
+from scaling.plan.memory.device import shapes
+from scaling.plan.meta.shapes import ShapesOnly, run
+from scaling.run.spec import RunSpec
+from scaling.sampling.generate import sampler_steps
 
 # FLOP/s that one CPU core of 2022 was seen to give a small U-Net; only ratios of estimates matter.
 CORE_FLOPS = 6e10

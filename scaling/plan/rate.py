@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.config import ConfigError
+from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import Accelerator
 from scaling.plan.costs import cost
-from scaling.runs import load_run
-from scaling.training.metrics import read_metrics
+from scaling.run.spec import load_run
+from scaling.training.observe.metrics import read_metrics
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from scaling.analysis.summary import Analysis, analyse, show
 from scaling.analysis.table import TEACHER, TableError, curve_label, method_label
 from scaling.report.findings import caveats, checks, metric_label, probability, summarise
 from scaling.report.pictures import Picture, draw_pictures
-from scaling.report.record import Environment, Record, ReportError, Run, read_study
+from scaling.report.record import Environment, Record, ReportError, RunRecord, read_study
 from scaling.report.style import quantity
 
 CSV_COLUMNS = (
@@ -137,7 +137,7 @@ def _curve_table(analysis: Analysis) -> list[dict[str, str]]:
     return lines
 
 
-def _run_line(run: Run) -> dict[str, str]:
+def _run_line(run: RunRecord) -> dict[str, str]:
     times = run.timings.model_dump() if run.timings else {}
     seconds = {key: "–" if times.get(key) is None else duration(times[key]) for key in ("train", "sample", "evaluate")}
     images = run.metrics.get("images")

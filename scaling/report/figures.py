@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scaling.analysis.ratios import RatioCurve
 from scaling.analysis.summary import Analysis
 from scaling.analysis.table import TEACHER, curve_label
-from scaling.report.record import FloatArray, Run
+from scaling.report.record import FloatArray, RunRecord
 from scaling.report.style import (
     HAIR,
     QUIET,
@@ -113,7 +113,7 @@ def _ratio_curve(axes: Axes, curve: RatioCurve, tone: str) -> EndLabel:
     return EndLabel(float(x[-1]), float(y[-1]), text, tone)
 
 
-def training_figure(runs: Sequence[Run], sizes: Sequence[str], methods: Sequence[str]) -> bytes:
+def training_figure(runs: Sequence[RunRecord], sizes: Sequence[str], methods: Sequence[str]) -> bytes:
     """Training curves of one method's runs: the loss and, where logged, the norm of the tangent; one tone a size.
 
     Faint: as logged; strong: the running mean over a fifteenth of the training.
@@ -133,11 +133,11 @@ def training_figure(runs: Sequence[Run], sizes: Sequence[str], methods: Sequence
     return draw(paint, 3.6, 0.9 + 1.75 * len(keys))
 
 
-def _finite(run: Run, key: str) -> bool:
+def _finite(run: RunRecord, key: str) -> bool:
     return key in run.metrics and bool(np.isfinite(run.metrics[key]).any())
 
 
-def _training_curve(axes: Axes, run: Run, key: str, tone: str) -> FloatArray:
+def _training_curve(axes: Axes, run: RunRecord, key: str, tone: str) -> FloatArray:
     """Paint one run's curve; returns the values after the first twentieth, which set the limits of the axis."""
     x, y = run.metrics.get("images", run.metrics["step"]), run.metrics[key]
     known = np.isfinite(x) & np.isfinite(y)

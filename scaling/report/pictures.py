@@ -12,7 +12,7 @@ from scaling.analysis.uncertainty import NOISE, SAMPLES, SEEDS
 from scaling.report.figures import distance_figure, ratio_figure, training_figure
 from scaling.report.findings import metric_label
 from scaling.report.grids import Pixels, beside, grid_figure, matching, tile
-from scaling.report.record import Images, Record, Run
+from scaling.report.record import Images, Record, RunRecord
 
 SOURCES = {
     SEEDS: "the scatter between seeds",
@@ -120,7 +120,7 @@ def _overview(record: Record) -> Picture | None:
 
 def _samples(record: Record, analysis: Analysis | None) -> list[Picture]:
     """One picture for each (method, steps): a strip a size, the first seed's samples left and real images right."""
-    blocks: dict[tuple[str, int], dict[str, Run]] = {}
+    blocks: dict[tuple[str, int], dict[str, RunRecord]] = {}
     for run in record.runs:
         for steps in run.samples:
             blocks.setdefault((run.method, steps), {}).setdefault(run.size, run)

@@ -62,7 +62,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run's files; what is not there yet is None or empty. `metrics` maps a key to its values [K], by step."""
 
     name: str
@@ -82,7 +82,7 @@ class Record:
 
     name: str
     environment: Environment | None
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     sizes: tuple[str, ...]
     real: Images | None
     missing: tuple[str, ...]
@@ -123,7 +123,7 @@ def _scores(home: Path) -> Path:
     return home / "scores.json"
 
 
-def _read_run(home: Path, missing: list[str]) -> Run:
+def _read_run(home: Path, missing: list[str]) -> RunRecord:
     scores = read_scores(_scores(home)) if _scores(home).is_file() else None
     # The folder of a run is METHOD-SIZE-HASH; a run without scores has no other name tag here.
     method, _, rest = home.name.partition("-")
@@ -134,7 +134,7 @@ def _read_run(home: Path, missing: list[str]) -> Run:
         if steps.isdecimal():
             samples[int(steps)] = _read_images(path)
     config = home / "config.yaml"
-    run = Run(
+    run = RunRecord(
         name=home.name,
         method=scores.method if scores else method,
         size=scores.size if scores else size,
@@ -203,7 +203,7 @@ def _read_images(path: Path) -> Images:
     return Images(images, labels)
 
 
-def _order_sizes(runs: Sequence[Run]) -> tuple[str, ...]:
+def _order_sizes(runs: Sequence[RunRecord]) -> tuple[str, ...]:
     """All sizes by multiply-adds; those of which no run has scores come last."""
     macs = {run.size: run.scores.macs for run in runs if run.scores is not None}
     return tuple(sorted({run.size for run in runs}, key=lambda size: (macs.get(size, math.inf), size)))

@@ -11,13 +11,14 @@ from data_pipeline.order import SampleOrder
 from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
 from models.encoders import get_encoder
-from scaling.config import StudentRecipe, TeacherRecipe
-from scaling.guidance import NO_LABEL
-from scaling.plan.devices import check_devices
-from scaling.runs import RunSpec
-from scaling.training.objectives import Batch, draw_noise, draw_time
-from scaling.training.randomness import derive_seed, keys, normals, uniforms
-from scaling.training.world import World, onto
+from scaling.config.sections import StudentRecipe, TeacherRecipe
+from scaling.methods.batch import Batch, draw_noise, draw_time
+from scaling.methods.guidance import NO_LABEL
+from scaling.run.devices import onto
+from scaling.run.randomness import derive_seed, keys, normals, uniforms
+from scaling.run.spec import RunSpec
+from scaling.training.sharding.placement import check_devices
+from scaling.training.sharding.world import World
 
 
 class Batches:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaling.sections import Ema
-from scaling.training.pieces import Piece
+from scaling.config.sections import Ema
+from scaling.training.sharding.pieces import Piece
 
 WIDEST = 0.28  # sigma_rel of a power-function profile is below this
 

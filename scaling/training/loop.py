@@ -8,18 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.reader import LatentReader
-from scaling.config import Launch
-from scaling.runs import RunSpec
-from scaling.training.checkpoint import Checkpointer, newest
-from scaling.training.checkpoint_files import settle
-from scaling.training.errors import Interrupted
-from scaling.training.grids import Grids
-from scaling.training.metrics import MetricsLog
-from scaling.training.profile import ProfileWindow
+from scaling.config.sections import Launch
+from scaling.errors import Interrupted
+from scaling.run.spec import RunSpec
+from scaling.training.checkpoints.checkpoint import Checkpointer, newest
+from scaling.training.checkpoints.files import settle
+from scaling.training.observe.grids import Grids
+from scaling.training.observe.metrics import MetricsLog
+from scaling.training.observe.profile import ProfileWindow
+from scaling.training.observe.trackers import open_trackers
+from scaling.training.sharding.world import World
 from scaling.training.start import Origin
-from scaling.training.trackers import open_trackers
 from scaling.training.trainer import Report, Trainer
-from scaling.training.world import World
 
 log = logging.getLogger(__name__)
 

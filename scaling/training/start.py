@@ -10,11 +10,11 @@ from torch import Tensor
 
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
-from scaling.config import ConsistencyRecipe
-from scaling.runs import RunSpec
-from scaling.training.checkpoint import Checkpoint
+from scaling.config.sections import ConsistencyRecipe
+from scaling.run.randomness import derive_seed
+from scaling.run.spec import RunSpec
+from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import profile_name
-from scaling.training.randomness import derive_seed
 
 # What a student with guidance has beyond its teacher; its gain starts at zero, so that it starts as the teacher.
 GUIDANCE_KEYS = tuple(f"unet.emb_guidance{key}" for key in (".weight", "_gain", "_fourier.freqs", "_fourier.phases"))

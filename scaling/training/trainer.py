@@ -13,26 +13,20 @@ from torch import Tensor
 
 from data_pipeline.reader import LatentReader
 from models.trigflow import TrigFlowNet
-from scaling.config import Launch, Recipe, StudentRecipe
-from scaling.runs import RunSpec
+from scaling.config.sections import Launch, Recipe, StudentRecipe
+from scaling.errors import TrainingError
+from scaling.methods.batch import Batch, Losses
+from scaling.methods.method import DISTILLED, objective_of
+from scaling.run.devices import onto
+from scaling.run.spec import RunSpec
 from scaling.training.batches import Batches
-from scaling.training.checkpoint import Checkpoint
+from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import Averages, profile_name
-from scaling.training.errors import TrainingError
 from scaling.training.loss_scale import LossScale
-from scaling.training.objectives import (
-    Batch,
-    Losses,
-    Tangent,
-    consistency_loss,
-    data_velocity,
-    teacher_loss,
-    teacher_velocity,
-)
-from scaling.training.parallel import build_engine, freeze
-from scaling.training.pieces import Piece
+from scaling.training.sharding.parallel import build_engine, freeze
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
 from scaling.training.start import Origin, first_network
-from scaling.training.world import World, onto
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,7 +50,7 @@ class Report:
 
 
 class Trainer:
-    """The network, its optimizer, averages and loss scale, the teacher, and how far training has come.
+    """The network, its optimizer, averages and loss scale, its objective, and how far training has come.
 
     step: steps begun; updates: those that were not skipped. Every rank has one, and calls its methods in step.
     """
@@ -75,7 +69,8 @@ class Trainer:
         net = first_network(spec, origin)
         net.unet.activation_checkpointing = launch.activation_checkpointing
         self.engine = build_engine(net, launch, world)
-        self.teacher = freeze(origin.frozen(), launch, world) if origin and spec.method == "scd" else None
+        teacher = freeze(origin.frozen(), launch, world) if origin and spec.method in DISTILLED else None
+        self.objective = objective_of(spec.method, spec.recipe, teacher)
         self.weights = self.engine.weights()
         self.averages = Averages(self.weights, spec.ema, spec.recipe.batch)
         self._pieces = self._all_pieces()
@@ -100,15 +95,10 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Losses:
         """The objective of this run's method on one microbatch."""
-        recipe, precision = self.spec.recipe, self.spec.precision
+        precision = self.spec.precision
         net = cast(TrigFlowNet, self.engine.net)  # or what wraps it and is called like it
         with torch.autocast(self.world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
-            if not isinstance(recipe, StudentRecipe):
-                return teacher_loss(net, batch)
-            dxdt = data_velocity(batch) if self.teacher is None else teacher_velocity(self.teacher, batch)
-            warmup = min(1.0, (self.step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
-            tangent = Tangent(recipe.tangent, recipe.tangent_norm, recipe.tangent_constant)
-            return consistency_loss(net, batch, dxdt, warmup, tangent)
+            return self.objective.loss(net, batch, self.step + 1)
 
     def _gradient(self) -> dict[str, Tensor]:
         """Leave the gradient of the mean loss in the engine; the means over this rank's share of what is logged."""

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from data_pipeline.reader import LatentReader
-from scaling.config import ConsistencyRecipe, Launch
-from scaling.training.checkpoint import Checkpointer, newest
+from scaling.config.sections import ConsistencyRecipe, Launch
+from scaling.training.checkpoints.checkpoint import Checkpointer, newest
 from scaling.training.loop import train
-from scaling.training.metrics import read_metrics
+from scaling.training.observe.metrics import read_metrics
+from scaling.training.sharding.world import World
 from scaling.training.start import Origin
 from scaling.training.trainer import Trainer
-from scaling.training.world import World
 from tests.training.small import SPEC, pack_small, trainer_of
 
 pytestmark = pytest.mark.gpu

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling.training.metrics import take_peak_memory
+from scaling.training.observe.metrics import take_peak_memory
 
 MEBIBYTES = 1 << 20
 
@@ -26,8 +26,8 @@ def test_the_memory_is_its_peak_since_the_line_before(device: torch.device) -> N
 
 def test_a_window_holds_kernels_and_allocations(device: torch.device, tmp_path: Path) -> None:
     pytest.importorskip("pydantic", reason="the configuration needs it")
-    from scaling.config import Launch
-    from scaling.training.profile import ProfileWindow
+    from scaling.config.sections import Launch
+    from scaling.training.observe.profile import ProfileWindow
 
     window = ProfileWindow(Launch(profile=(1, 2), memory_snapshot=True), tmp_path, device, 0)
     for step in (1, 2, 3):

@@ -10,7 +10,7 @@ import torch
 
 from models.encoders import ENCODERS, EncoderError, get_encoder
 from models.trigflow import SIGMA_DATA
-from scaling.datasets import pack_images
+from scaling.data.sources import pack_images
 
 
 def test_pixels_come_back() -> None:

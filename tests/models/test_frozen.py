@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 from models.frozen import BakedLinear, bake
 from models.primitives import MPLinear, rms
 from models.trigflow import TrigFlowNet
-from scaling.training.fsdp import freeze_sharded
-from scaling.training.world import joined
+from scaling.training.sharding.fsdp import freeze_sharded
+from scaling.training.sharding.world import joined
 from tests.models.networks import KINDS, inputs, network
 from tests.ranks import run_ranks
 

@@ -17,10 +17,10 @@ from models.encoders import ENCODERS
 from models.family import FamilyError
 from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import TrigFlowNet
-from scaling.edm2_import import LICENCE, import_edm2, preset_of
-from scaling.saved import CONFIG, WEIGHTS, ModelError, SavedModel, Source, load_model, save_model
-from scaling.study import load_family
-from scaling.validation import ConfigError
+from scaling.config.families import load_family
+from scaling.config.validation import ConfigError
+from scaling.weights.edm2 import LICENCE, import_edm2, preset_of
+from scaling.weights.folder import CONFIG, WEIGHTS, ModelError, SavedModel, Source, load_model, save_model
 from tests.models.edm2_files import TINY, random_state, write_network
 
 SOURCE = Source(file="x.pkl", sha256="0" * 64, ema_sigma_rel=0.1, images=5, licence="mine")

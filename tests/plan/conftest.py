@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from scaling.cli import app, run_cli
-from scaling.config import StudyConfig, validate
-from scaling.runs import Run, RunData, expand
-from scaling.study import load_family
+from scaling.config.families import load_family
+from scaling.config.study import StudyConfig
+from scaling.config.validation import validate
+from scaling.run.spec import PlannedRun, RunData
+from scaling.study.expand import expand
 
 STUDENT = {"steps": 20, "batch": 24, "lr": 0.01, "teacher_ema": 0.1}
 STUDY: dict[str, Any] = {
@@ -33,7 +35,7 @@ STUDY: dict[str, Any] = {
     },
     "evaluation": {"samples": 100, "repeats": 3},
 }
-MakeStudy = Callable[..., tuple[StudyConfig, list[Run]]]
+MakeStudy = Callable[..., tuple[StudyConfig, list[PlannedRun]]]
 Plan = Callable[..., tuple[int, str, str]]
 
 
@@ -41,7 +43,7 @@ Plan = Callable[..., tuple[int, str, str]]
 def make_study() -> MakeStudy:
     """The configuration and runs of a study on nano with every method, with other values of its top keys."""
 
-    def making(**changes: Any) -> tuple[StudyConfig, list[Run]]:
+    def making(**changes: Any) -> tuple[StudyConfig, list[PlannedRun]]:
         config = validate(StudyConfig, {**STUDY, **changes}, "study")
         data = RunData(content_sha256="a" * 64, held_out_sha256="b" * 64, encoder=config.data.encoder)
         return config, expand(config, load_family(config.family), data)

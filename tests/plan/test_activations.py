@@ -10,8 +10,9 @@ import torch
 
 from benchmarks.memory import allocator_peak
 from models.network import NetworkConfig
-from scaling.plan import shapes
-from scaling.plan.activations import Precision, activation_bytes, transient_events
+from scaling.config.sections import Precision
+from scaling.plan.memory.activations import activation_bytes, transient_events
+from scaling.plan.meta import shapes
 
 TINY = NetworkConfig(8, 4, 10, 16, (1, 2), 1, (4,), head_channels=8)
 

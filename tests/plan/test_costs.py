@@ -11,10 +11,10 @@ import torch
 from benchmarks.plan_published import EXACT_MACS, GMACS, MI_IMAGES, PARAMETERS, SCM_GMACS, rows, shares
 from models.encoders import get_encoder
 from models.family import count_macs, count_parameters
-from scaling.config import Method
+from scaling.config.families import load_family
+from scaling.config.sections import Method
 from scaling.plan.costs import CORE_FLOPS, cost, count, seconds_estimate, step_forwards
-from scaling.plan.shapes import ShapesOnly
-from scaling.study import load_family
+from scaling.plan.meta.shapes import ShapesOnly
 
 Fixture = Any  # conftest.py says what it is
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from scaling.config import ConfigError
-from scaling.plan import devices
+from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import ACCELERATORS, get_accelerator
-from scaling.plan.devices import Placement, check_devices, divisors, placements
-from scaling.plan.memory import DeviceMemory
+from scaling.plan.memory import placements as devices
+from scaling.plan.memory.device import DeviceMemory
+from scaling.plan.memory.placements import Placement, placements
+from scaling.training.sharding.placement import check_devices, divisors
 
 Fixture = Any  # conftest.py says what it is
 A100 = ACCELERATORS["a100-40gb"]

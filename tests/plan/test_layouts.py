@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.network import NetworkConfig
-from scaling.plan import activations, layouts, shapes
-from scaling.plan.activations import Precision, transient_events
-from scaling.plan.layouts import Layout
-from scaling.plan.shapes import ShapesOnly
+from scaling.config.sections import Precision
+from scaling.plan.memory import activations
+from scaling.plan.memory.activations import transient_events
+from scaling.plan.meta import layouts, shapes
+from scaling.plan.meta.layouts import Layout
+from scaling.plan.meta.shapes import ShapesOnly
 from tests.plan.test_plan_command import IMAGENET
 
 TINY = NetworkConfig(8, 4, 10, 16, (1, 2), 1, (4,), head_channels=8)

@@ -10,16 +10,8 @@ import torch
 from models.family import count_parameters
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
-from scaling.plan.memory import (
-    STRATEGIES,
-    DeviceMemory,
-    Method,
-    Strategy,
-    _largest_overlap,
-    checkpoint_bytes,
-    device_memory,
-    shapes,
-)
+from scaling.config.sections import STRATEGIES, Method, Strategy
+from scaling.plan.memory.device import DeviceMemory, _largest_overlap, checkpoint_bytes, device_memory, shapes
 
 NANO = NetworkConfig(8, 4, 10, 32, (1, 2), 1, (4,), head_channels=8)
 P = count_parameters(NANO)

@@ -7,8 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from benchmarks.memory import compare_held
-from scaling.plan.activations import Precision
-from scaling.plan.memory import Strategy
+from scaling.config.sections import Precision, Strategy
 
 
 def check(strategy: Strategy, precision: Precision, student: bool) -> None:

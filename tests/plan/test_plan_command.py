@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from scaling.config.sections import STRATEGIES
 from scaling.plan.accelerators import ACCELERATORS
-from scaling.plan.memory import STRATEGIES
 from tests.plan.conftest import STUDY
 
 Fixture = Any  # conftest.py says what it is

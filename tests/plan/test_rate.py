@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from models.family import count_macs
-from scaling.config import ConfigError
+from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import ACCELERATORS
 from scaling.plan.rate import assumed_rate, measured_rate
-from scaling.runs import RunFile, dump_run
+from scaling.run.spec import RunFile, dump_run
 
 Fixture = Any  # conftest.py says what it is
 CORE, H100 = ACCELERATORS["cpu-core"], ACCELERATORS["h100-80gb"]

@@ -68,7 +68,7 @@ time.sleep(200)
 
 STOPPING = """
 import os, sys, time
-from scaling.stopping import StopRequest
+from scaling.work.stopping import StopRequest
 stop = StopRequest()
 stop.within(float(sys.argv[1]))
 print("ready", flush=True)

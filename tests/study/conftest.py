@@ -21,10 +21,13 @@ import yaml
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
 from scaling.cli import app, run_cli
-from scaling.datasets import pack_images, prepare, write_reference
-from scaling.runs import Run, expand
-from scaling.study import open_study, write_homes
-from scaling.training import checkpoint
+from scaling.data.reference import write_reference
+from scaling.data.sources import pack_images, prepare
+from scaling.run.spec import PlannedRun
+from scaling.study.expand import expand
+from scaling.study.launch import write_homes
+from scaling.study.open import open_study
+from scaling.training.checkpoints import checkpoint
 from slurm.local import LAUNCHER_PID
 
 ROOT = Path(__file__).parents[2]
@@ -218,7 +221,7 @@ class Homes:
     """A study's folder with the homes of its runs."""
 
     study: Path
-    runs: dict[str, Run] = field(repr=False)
+    runs: dict[str, PlannedRun] = field(repr=False)
 
     def of(self, method: str) -> Path:
         """The home of the run of that method."""

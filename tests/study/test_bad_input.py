@@ -16,9 +16,10 @@ import safetensors.torch
 import torch
 import yaml
 
-from scaling.locks import locked
-from scaling.runs import RunData, expand
-from scaling.study import open_study
+from scaling.run.locks import locked
+from scaling.run.spec import RunData
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 from tests.study.trainers import saved, trainer_of
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from data_pipeline.reader import LatentReader
-from scaling import datasets
-from scaling.training import checkpoint
+from scaling.data import sources as datasets
+from scaling.training.checkpoints import checkpoint
 from tests.study.trainers import saved, trainer_of
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
@@ -130,7 +130,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path, finished: Fixture, spawn: Fixt
     assert "step-00000030/rank-00000.safetensors: File too large: make room there, then launch again" in result.err
     assert "Traceback" not in result.err
     assert checkpoint.load(homes.saved("teacher")[-1]).step == 28
-    result = spawn("scaling.worker", homes.of("teacher")).wait()
+    result = spawn("scaling.work.worker", homes.of("teacher")).wait()
     assert result.code == 0, result.err
     homes.assert_as(finished, "teacher")
 
@@ -177,7 +177,7 @@ def test_damage_that_shows_while_a_run_goes_on(
     homes.rewind("teacher")
     shutil.rmtree(home / "checkpoints")
     damage_unseen(own)
-    result = spawn("scaling.worker", home).wait()
+    result = spawn("scaling.work.worker", home).wait()
     assert result.code == 2
     assert f"{own}/shard-000000.tar: sample 00000000 is altered" in result.err
     assert "copy the shard again" in result.err
@@ -192,7 +192,7 @@ def test_damaged_samples_and_an_edited_config(
     (home / "scores.json").unlink()
     (samples,) = (home / "samples").iterdir()
     os.truncate(samples, samples.stat().st_size // 2)
-    refused = spawn("scaling.worker", home).wait()
+    refused = spawn("scaling.work.worker", home).wait()
     assert refused.code == 2
     assert f"{samples} cannot be read as .npz of plain arrays" in refused.err
     assert "delete it and launch again" in refused.err
@@ -202,7 +202,7 @@ def test_damaged_samples_and_an_edited_config(
     content = yaml.safe_load(config.read_text())
     content["spec"]["recipe"]["lr"] *= 2
     config.write_text(yaml.safe_dump(content))
-    refused = spawn("scaling.worker", home).wait()
+    refused = spawn("scaling.work.worker", home).wait()
     assert refused.code == 2
     assert f"{config}: identity is {content['identity']} but its spec hashes to" in refused.err
     # A launch writes it anew from the study file.

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.generate import generate, load_network
-from scaling.guidance import NO_LABEL
-from scaling.runs import load_run
-from scaling.stopping import StopRequest
-from scaling.training import checkpoint
+from scaling.methods.guidance import NO_LABEL
+from scaling.run.spec import load_run
+from scaling.sampling.generate import generate
+from scaling.training.checkpoints import checkpoint
 from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
 from scaling.training.trainer import Trainer
-from scaling.worker import run
+from scaling.weights.trained import load_network
+from scaling.work.stages import run
+from scaling.work.stopping import StopRequest
 from tests.study.trainers import batch_of, saved, trainer_of
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib

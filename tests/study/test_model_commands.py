@@ -13,12 +13,11 @@ import pytest
 
 from models.family import count_macs
 from models.network import NetworkConfig
+from scaling.analysis.published_fids import TABLES, published_fids
 from scaling.analysis.summary import analyse
 from scaling.analysis.table import PUBLISHED, load_table
-from scaling.config import CONFIGS
+from scaling.config.families import CONFIGS, load_family
 from scaling.plan.costs import count
-from scaling.published import TABLES, published_fids
-from scaling.study import load_family
 from tests.models.edm2_files import TINY, random_state, write_network
 
 Fixture = Any  # conftest.py says what it is

@@ -17,9 +17,12 @@ import typer
 
 from models.family import count_macs, count_parameters
 from scaling.cli import app
-from scaling.config import StudyConfig, describe, validate
-from scaling.runs import Run, RunData, RunFile, RunSpec, dump_run, expand, load_run
-from scaling.study import load_family, open_study
+from scaling.config.families import load_family
+from scaling.config.study import StudyConfig
+from scaling.config.validation import describe, validate
+from scaling.run.spec import PlannedRun, RunData, RunFile, RunSpec, dump_run, load_run
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 
 ROOT = Path(__file__).parents[2]
 DATA = RunData(content_sha256="a" * 64, held_out_sha256="b" * 64, encoder="fashion-s2d-v1")
@@ -168,7 +171,7 @@ def test_help_needs_no_heavy_package() -> None:
         assert result.stdout.splitlines()[-1] == "0 []"
 
 
-def runs_of(content: dict[str, Any]) -> list[Run]:
+def runs_of(content: dict[str, Any]) -> list[PlannedRun]:
     study = validate(StudyConfig, content, "study")
     return expand(study, load_family(study.family), DATA)
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from models.encoders import get_encoder
-from scaling.config import StudyConfig
-from scaling.runs import Run, RunData, expand
-from scaling.study import open_study
+from scaling.config.study import StudyConfig
+from scaling.run.spec import PlannedRun, RunData
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 
 ROOT = Path(__file__).parents[2]
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
@@ -82,7 +83,7 @@ ONE_STEP, TWO_STEPS = (1.5, 1.3, 1.3, 1.3, 1.3), (1.4, 1.2, 1.2, 1.2, 1.2)
 OPEN = {"tangent_norm"}  # the paper does not settle it
 
 
-def study(name: str) -> tuple[StudyConfig, list[Run]]:
+def study(name: str) -> tuple[StudyConfig, list[PlannedRun]]:
     opened = open_study(ROOT / "configs" / "study" / f"{name}.yaml")
     data = RunData(content_sha256="", held_out_sha256="", encoder=opened.config.data.encoder)
     return opened.config, expand(opened.config, opened.family, data)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from scaling.training import checkpoint
+from scaling.training.checkpoints import checkpoint
 
 ANYONE = ("launcher", "worker", "all")
 Until = Callable[[Callable[[], Any]], None]
@@ -117,7 +117,7 @@ def test_kills_in_the_middle_of_writing(tmp_path: Path, homes: Fixture, finished
         assert checkpoint.load(homes.saved("teacher")[-1]).step == left
     assert spawn(script, home, "scores.json").wait().code == -signal.SIGKILL
     assert not (home / "scores.json").exists()
-    result = spawn("scaling.worker", home).wait()
+    result = spawn("scaling.work.worker", home).wait()
     assert result.code == 0, result.err
     homes.assert_as(finished, "teacher")
 
@@ -151,7 +151,7 @@ def test_damaged_checkpoints_are_set_aside(copied: Fixture, finished: Fixture, s
     ):
         last = copied.rewind("teacher")
         damage(last / name)
-        result = spawn("scaling.worker", copied.of("teacher")).wait()
+        result = spawn("scaling.work.worker", copied.of("teacher")).wait()
         assert result.code == 0, result.err
         assert re.search(f"WARNING {re.escape(str(last / name))}: {told}", result.err)
         assert "continuing after step 28 of 30" in result.err
@@ -167,7 +167,7 @@ def test_a_student_refuses_a_teacher_that_is_not_whole(
     copied.rewind("scd")
     shutil.rmtree(copied.of("scd") / "checkpoints")
     truncate(last / DATA)
-    refused = spawn("scaling.worker", copied.of("scd")).wait()
+    refused = spawn("scaling.work.worker", copied.of("scd")).wait()
     assert refused.code == 2
     size = (last / DATA).stat().st_size
     assert f"{last / DATA}: has {size} of " in refused.err
@@ -200,7 +200,7 @@ def test_a_worker_saves_the_step_it_reached_when_asked_to_stop(
     homes: Fixture, finished: Fixture, spawn: Fixture, until: Until
 ) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR2):
-        worker, before = spawn("scaling.worker", homes.of("teacher")), homes.saved("teacher")
+        worker, before = spawn("scaling.work.worker", homes.of("teacher")), homes.saved("teacher")
         until(lambda: set(homes.saved("teacher")) - set(before))  # noqa: B023
         worker.kill(number)
         result = worker.wait()
@@ -208,7 +208,7 @@ def test_a_worker_saves_the_step_it_reached_when_asked_to_stop(
         step = checkpoint.load(homes.saved("teacher")[-1]).step
         assert f"stopped after step {step} of 30, which is saved" in result.err
         assert 0 <= step - homes.metrics("teacher")[-1]["step"] < 4
-    result = spawn("scaling.worker", homes.of("teacher")).wait()
+    result = spawn("scaling.work.worker", homes.of("teacher")).wait()
     assert result.code == 0, result.err
     homes.assert_as(finished, "teacher")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scaling.training.metrics import read_metrics
+from scaling.training.observe.metrics import read_metrics
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
 

@@ -15,13 +15,14 @@ import torch
 import models.unet
 from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
-from scaling.config import Launch
-from scaling.runs import RunData, RunSpec, expand
-from scaling.study import open_study
-from scaling.training.checkpoint import Checkpoint, newest
-from scaling.training.errors import Interrupted, TrainingError
+from scaling.config.sections import Launch
+from scaling.errors import Interrupted, TrainingError
+from scaling.run.spec import RunData, RunSpec
+from scaling.study.expand import expand
+from scaling.study.open import open_study
+from scaling.training.checkpoints.checkpoint import Checkpoint, newest
 from scaling.training.loop import train
-from scaling.training.metrics import MetricsLog, read_metrics
+from scaling.training.observe.metrics import MetricsLog, read_metrics
 from scaling.training.start import Origin, averaged_weights
 from scaling.training.trainer import Trainer
 from tests.study.trainers import batch_of, saved, tensors, trainer_of

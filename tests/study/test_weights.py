@@ -17,18 +17,22 @@ import torch
 from data_pipeline.reader import LatentReader
 from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import SIGMA_DATA
-from scaling.generate import generate, load_network
+from scaling.config.families import load_family
+from scaling.methods.consistency import Distillation
 from scaling.report.build import build_report
-from scaling.runs import RunData, RunSpec, expand, load_run
-from scaling.saved import WEIGHTS, SavedModel, load_model, save_model
-from scaling.stopping import StopRequest
-from scaling.study import load_family, open_study
-from scaling.training import checkpoint
+from scaling.run.spec import RunData, RunSpec, load_run
+from scaling.sampling.generate import generate
+from scaling.study.expand import expand
+from scaling.study.open import open_study
+from scaling.training.checkpoints import checkpoint
 from scaling.training.loop import train
-from scaling.training.objectives import teacher_velocity
 from scaling.training.start import Origin, averaged_weights, build_network
 from scaling.training.trainer import Trainer
-from scaling.worker import main, run
+from scaling.weights.folder import WEIGHTS, SavedModel, load_model, save_model
+from scaling.weights.trained import load_network
+from scaling.work.stages import run
+from scaling.work.stopping import StopRequest
+from scaling.work.worker import main
 from tests.study.trainers import batch_of, trainer_of
 from tests.training.checkpoint_states import ALONE
 
@@ -174,8 +178,8 @@ def test_students_of_another_flavour_distil_an_edm2_teacher(
     student = trainer(homes, "scd")
     batch = batch_of(student)
     want = SIGMA_DATA * saved.network()(batch.x_t / SIGMA_DATA, batch.t, batch.labels)
-    assert student.teacher is not None
-    assert torch.equal(teacher_velocity(student.teacher, batch), want)
+    assert isinstance(student.objective, Distillation)
+    assert torch.equal(student.objective.dxdt(batch), want)
     assert want.abs().max() > 0
     assert len(homes.metrics("scd")) == 1
 

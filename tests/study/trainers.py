@@ -7,10 +7,11 @@ from pathlib import Path
 from torch import Tensor
 
 from data_pipeline.reader import LatentReader
-from scaling.config import Launch
-from scaling.runs import RunSpec
-from scaling.training.checkpoint import Checkpoint, Checkpointer, load, path_of
-from scaling.training.objectives import Batch
+from scaling.config.sections import Launch
+from scaling.methods.batch import Batch
+from scaling.run.spec import RunSpec
+from scaling.training.checkpoints.checkpoint import Checkpoint, Checkpointer, load
+from scaling.training.checkpoints.files import path_of
 from scaling.training.start import Origin
 from scaling.training.trainer import Trainer
 from tests.training.checkpoint_states import ALONE

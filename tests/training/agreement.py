@@ -24,13 +24,12 @@ import torch
 
 from data_pipeline.reader import LatentReader
 from models.network import NetworkConfig
-from scaling.config import ConsistencyRecipe, Launch
-from scaling.runs import RunSpec
-from scaling.sections import TeacherRecipe
-from scaling.training.checkpoint import Checkpointer, newest
+from scaling.config.sections import ConsistencyRecipe, Launch, TeacherRecipe
+from scaling.run.spec import RunSpec
+from scaling.training.checkpoints.checkpoint import Checkpointer, newest
+from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin
 from scaling.training.trainer import Trainer
-from scaling.training.world import World, joined
 from tests.models.networks import network
 from tests.ranks import run_ranks
 from tests.training.small import SPEC, pack_small

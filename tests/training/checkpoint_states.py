@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scaling.training.checkpoint import Checkpoint, Checkpointer, load, path_of
-from scaling.training.pieces import Piece
-from scaling.training.world import World
+from scaling.training.checkpoints.checkpoint import Checkpoint, Checkpointer, load
+from scaling.training.checkpoints.files import path_of
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
 SHAPES: dict[str, tuple[int, ...]] = {

@@ -19,7 +19,7 @@ import yaml
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
-from scaling.datasets import pack_images
+from scaling.data.sources import pack_images
 from slurm.ranks import DEATH_SECONDS, free_port, rank_variables
 from tests.ranks import context
 from tests.study.conftest import STUDY, Homes, merge, prepare_homes
@@ -50,7 +50,7 @@ class Death:
 
 def _main(variables: dict[str, str], home: str) -> None:
     """One rank, from its start to its exit code; its words go to log.txt as a launcher would have it."""
-    from scaling import worker
+    from scaling.work import worker
 
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)

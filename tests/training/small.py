@@ -10,12 +10,11 @@ from data_pipeline.fashion import load_fashion
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.network import NetworkConfig
-from scaling.config import Launch
-from scaling.datasets import pack_images
-from scaling.runs import RunData, RunSpec
-from scaling.sections import Ema, Evaluation, Sampling, TeacherRecipe
+from scaling.config.sections import Ema, Evaluation, Launch, Sampling, TeacherRecipe
+from scaling.data.sources import pack_images
+from scaling.run.spec import RunData, RunSpec
+from scaling.training.sharding.world import World
 from scaling.training.trainer import Trainer
-from scaling.training.world import World
 
 SPEC = RunSpec(
     method="teacher",

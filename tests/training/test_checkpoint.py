@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from scaling.training.checkpoint import Checkpointer, CheckpointError, load, newest, path_of, require, steps_in
-from scaling.training.checkpoint_files import MANIFEST
+from scaling.training.checkpoints.checkpoint import Checkpointer, load, newest, require
+from scaling.training.checkpoints.files import MANIFEST, CheckpointError, path_of, steps_in
 from tests.training.checkpoint_states import ALONE, assert_filled, assert_holds, metadata_of, pieces_of, state_of, write
 
 DATA = "rank-00000.safetensors"

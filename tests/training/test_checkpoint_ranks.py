@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling.training import checkpoint_storage
-from scaling.training.checkpoint import Checkpointer, CheckpointError, load, newest, path_of, steps_in
-from scaling.training.pieces import Piece
-from scaling.training.world import joined
+from scaling.training.checkpoints import storage as checkpoint_storage
+from scaling.training.checkpoints.checkpoint import Checkpointer, load, newest
+from scaling.training.checkpoints.files import CheckpointError, path_of, steps_in
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import joined
 from slurm.ranks import free_port, rank_variables
 from tests.ranks import context, run_ranks
 from tests.training.checkpoint_states import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scaling.training import compiled
-from scaling.training.world import joined
+from scaling.training.sharding.world import joined
 from tests.ranks import run_ranks
 from tests.training.agreement import CPU, STRATEGIES, Case, curves, difference, trainer_of
 from tests.training.small import pack_small

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaling.sections import Ema
+from scaling.config.sections import Ema
 from scaling.training.ema import Averages, power_exponent, profile_name
-from scaling.training.pieces import Piece
+from scaling.training.sharding.pieces import Piece
 
 BATCH = 8
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaling.training.gather import gather
-from scaling.training.pieces import Piece
-from scaling.training.world import World, joined
+from scaling.training.sharding.gather import gather
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World, joined
 from tests.ranks import run_ranks
 
 # A tensor's shape, and where each rank's run ends; None: every rank holds all of it.

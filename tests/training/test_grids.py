@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scaling.config import CONFIGS, ConfigError, Launch
-from scaling.generate import generate
-from scaling.runnable import check_runnable
-from scaling.study import open_study
-from scaling.training.grids import Grids, to_png
-from scaling.training.metrics import read_metrics
-from scaling.training.pieces import Piece
-from scaling.training.world import World, joined
+from scaling.config.families import CONFIGS
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
+from scaling.sampling.generate import generate
+from scaling.study.checks import check_runnable
+from scaling.study.open import open_study
+from scaling.training.observe.grids import Grids, to_png
+from scaling.training.observe.metrics import read_metrics
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World, joined
 from tests.ranks import run_ranks
 from tests.training.watched import CPU, STEPS, noise_shards, run, small_network, spec_of
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from models.trigflow import SIGMA_DATA
-from scaling.guidance import NO_LABEL, guided
-from scaling.training.objectives import Batch, teacher_velocity
+from scaling.methods.batch import Batch
+from scaling.methods.consistency import teacher_velocity
+from scaling.methods.guidance import NO_LABEL, guided
 
 
 class ByLabel(nn.Module):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling.training import metrics
-from scaling.training.metrics import MetricsLog, read_metrics, take_peak_memory
+from scaling.training.observe import metrics
+from scaling.training.observe.metrics import MetricsLog, read_metrics, take_peak_memory
 
 BATCH = 8
 

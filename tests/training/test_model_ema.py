@@ -17,17 +17,17 @@ from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.trigflow import TrigFlowNet
 from scaling.cli import app, run_cli
-from scaling.datasets import pack_images
-from scaling.runs import RunFile, RunSpec, dump_run
-from scaling.saved import load_model
-from scaling.sections import Ema, Launch, TeacherRecipe
-from scaling.training import checkpoint
-from scaling.training.checkpoint import Checkpointer
+from scaling.config.sections import Ema, Launch, TeacherRecipe
+from scaling.data.sources import pack_images
+from scaling.run.spec import RunFile, RunSpec, dump_run
+from scaling.training.checkpoints import checkpoint
+from scaling.training.checkpoints.checkpoint import Checkpointer
 from scaling.training.ema import Averages
 from scaling.training.loop import train
-from scaling.training.pieces import Piece
-from scaling.training.posthoc import reconstruct
-from scaling.training.world import World
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
+from scaling.weights.ema import reconstruct
+from scaling.weights.folder import load_model
 from tests.training import small
 
 STORED = (0.05, 0.10)

@@ -14,17 +14,9 @@ from torch import Tensor, nn
 
 from models.dual import Dual
 from models.trigflow import SIGMA_DATA, velocity
-from scaling.training.objectives import (
-    Batch,
-    Tangent,
-    adaptive_loss,
-    consistency_loss,
-    data_velocity,
-    draw_noise,
-    draw_time,
-    teacher_loss,
-    teacher_velocity,
-)
+from scaling.methods.batch import Batch, adaptive_loss, draw_noise, draw_time
+from scaling.methods.consistency import Tangent, consistency_loss, data_velocity, teacher_velocity
+from scaling.methods.teacher import teacher_loss
 
 S = 0.3  # standard deviation of the data
 

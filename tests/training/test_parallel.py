@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from models.family import FamilyError, build_family
-from scaling.config import CONFIGS, ConfigError, Launch
-from scaling.launching import check_launch, launch_of
-from scaling.plan.devices import strategy_of
-from scaling.study import load_family, open_study
-from scaling.training.errors import ParallelError
+from scaling.config.families import CONFIGS, load_family
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
+from scaling.errors import ParallelError
+from scaling.study.checks import check_launch
+from scaling.study.launch import launch_of
+from scaling.study.open import open_study
 from scaling.training.loss_scale import GROWTH_INTERVAL, START, LossScale
-from scaling.training.parallel import check_strategy
+from scaling.training.sharding.parallel import check_strategy
+from scaling.training.sharding.placement import strategy_of
 
 NANO_PATH = CONFIGS / "study" / "fashion.yaml"
 CPU = torch.device("cpu")

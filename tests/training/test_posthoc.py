@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from scaling.sections import Ema
+from scaling.config.sections import Ema
 from scaling.training.ema import Averages, power_exponent, profile_name
-from scaling.training.pieces import Piece
-from scaling.training.posthoc import fit_profile, inner_product
+from scaling.training.sharding.pieces import Piece
+from scaling.weights.ema import fit_profile, inner_product
 
 STORED = (0.05, 0.10)
 STEPS, EVERY = 512, 32

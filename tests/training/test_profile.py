@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from scaling.cli import app, run_cli
-from scaling.config import CONFIGS, ConfigError, Launch
-from scaling.launching import check_launch
-from scaling.study import open_study
-from scaling.training import profile
-from scaling.training.metrics import read_metrics
-from scaling.training.profile import ProfileWindow
+from scaling.config.families import CONFIGS
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
+from scaling.study.checks import check_launch
+from scaling.study.open import open_study
+from scaling.training.observe import profile
+from scaling.training.observe.metrics import read_metrics
+from scaling.training.observe.profile import ProfileWindow
 from tests.training.watched import CPU, STEPS, noise_shards, run, spec_of
 
 WINDOW = Launch(profile=(2, 4))

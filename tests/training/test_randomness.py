@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.training.randomness import derive_seed, keys, normals, uniforms
+from scaling.run.randomness import derive_seed, keys, normals, uniforms
 
 
 @settings(max_examples=30, deadline=None)

@@ -20,13 +20,16 @@ import pytest
 import torch
 from PIL import Image
 
-from scaling.config import CONFIGS, ConfigError, Launch
-from scaling.launching import check_launch
-from scaling.runs import RunData, RunSpec, expand
-from scaling.study import open_study
-from scaling.training import trackers
-from scaling.training.metrics import MetricsLog
-from scaling.training.trackers import Forgiving, TrackerError, open_trackers
+from scaling.config.families import CONFIGS
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
+from scaling.run.spec import RunData, RunSpec
+from scaling.study.checks import check_launch
+from scaling.study.expand import expand
+from scaling.study.open import open_study
+from scaling.training.observe import trackers
+from scaling.training.observe.metrics import MetricsLog
+from scaling.training.observe.trackers import Forgiving, TrackerError, open_trackers
 from tests.ranks import context
 
 BATCH = 8

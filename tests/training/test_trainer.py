@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.sections import TeacherRecipe
-from scaling.training.errors import TrainingError
+from scaling.config.sections import TeacherRecipe
+from scaling.errors import TrainingError
+from scaling.training.sharding.world import World, joined
 from scaling.training.trainer import Trainer, learning_rate
-from scaling.training.world import World, joined
 from tests.ranks import run_ranks
 from tests.training.small import pack_small, trainer_of
 

@@ -21,12 +21,14 @@ from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.primitives import MPLinear
 from models.trigflow import SIGMA_DATA, TrigFlowNet
-from scaling.training.engine import ADAM, MOMENTS
-from scaling.training.errors import ParallelError
-from scaling.training.objectives import Batch, Tangent, consistency_loss, data_velocity, teacher_loss, teacher_velocity
-from scaling.training.pieces import Piece
-from scaling.training.world import World, joined
-from scaling.training.zero import ZeroEngine, force_weight_norm
+from scaling.errors import ParallelError
+from scaling.methods.batch import Batch
+from scaling.methods.consistency import Tangent, consistency_loss, data_velocity, teacher_velocity
+from scaling.methods.teacher import teacher_loss
+from scaling.training.sharding.engine import ADAM, MOMENTS
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World, joined
+from scaling.training.sharding.zero import ZeroEngine, force_weight_norm
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs the extra deepspeed")

@@ -10,13 +10,15 @@ import torch
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.trigflow import TrigFlowNet
-from scaling.config import CONFIGS, Launch
-from scaling.datasets import pack_images
-from scaling.runs import RunData, RunSpec, expand
-from scaling.study import open_study
+from scaling.config.families import CONFIGS
+from scaling.config.sections import Launch
+from scaling.data.sources import pack_images
+from scaling.run.spec import RunData, RunSpec
+from scaling.study.expand import expand
+from scaling.study.open import open_study
 from scaling.training.loop import train
+from scaling.training.sharding.world import World
 from scaling.training.start import Origin
-from scaling.training.world import World
 from tests.models.networks import network
 
 CPU = torch.device("cpu")

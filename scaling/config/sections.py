@@ -1,0 +1,230 @@
+"""The sections of a study file: recipes, data, averages, sampling, evaluation, launch.
+
+Every key is a field below, with its unit; the defaults of recipes are the paper's (sCM, Lu & Song 2025).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from scaling.config.validation import Section
+
+Method = Literal["teacher", "scd", "sct", "vsd"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Strategy = Literal["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+Precision = Literal["fp32", "bf16", "fp16"]
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Guidance = Annotated[float, Field(ge=0)]
+RelativeWidth = Annotated[float, Field(gt=0, lt=0.28)]  # a power-function profile can be no wider
+PROFILE = "its sigma_rel (below 1), or its half-life in images (from 1 on)"
+
+
+class Recipe(Section):
+    """How a network is trained."""
+
+    steps: Positive = Field(description="optimizer steps")
+    batch: Positive = Field(default=2048, description="images a step, over all devices")
+    lr: PositiveFloat = Field(description="peak learning rate alpha_ref")
+    lr_decay_steps: Positive = Field(default=70000, description="t_ref: steps after which lr falls as 1/sqrt(step)")
+    lr_rampup_images: int = Field(default=10_000_000, ge=0, description="images over which lr rises linearly from 0")
+    p_mean: float = Field(description="mean of log(sigma) in training, ln units")
+    p_std: PositiveFloat = Field(description="standard deviation of log(sigma) in training, ln units")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of features dropped in training")
+    dropout_max_resolution: Positive | None = Field(
+        default=None, description="finest resolution, in latent pixels, whose blocks drop features; null: all do"
+    )
+
+
+class TeacherRecipe(Recipe):
+    """How a TrigFlow diffusion model is trained."""
+
+    steps: int = Field(ge=0, description="optimizer steps; 0: the network of teacher.weights as it is")
+    p_mean: float = Field(default=-0.4, description="mean of log(sigma) in training, ln units")
+    p_std: PositiveFloat = Field(default=1.0, description="standard deviation of log(sigma) in training, ln units")
+    label_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of samples trained without their label; guidance needs some"
+    )
+
+
+class Teacher(TeacherRecipe):
+    """The TrigFlow diffusion model of a study, and what it starts from."""
+
+    weights: Path | None = Field(
+        default=None, description="folder of a network at rest that the teacher starts from; null: random weights"
+    )
+
+
+class StudentRecipe(Recipe):
+    """A continuous-time consistency model (Algorithm 1)."""
+
+    p_mean: float = Field(default=-0.8, description="mean of log(sigma) in training, ln units")
+    p_std: PositiveFloat = Field(default=1.6, description="standard deviation of log(sigma) in training, ln units")
+    dropout_max_resolution: Positive | None = Field(
+        default=16, description="finest resolution, in latent pixels, whose blocks drop features; null: all do"
+    )
+    teacher_ema: PositiveFloat = Field(
+        default=0.05, description=f"the teacher's EMA that starts and is distilled: {PROFILE}"
+    )
+    warmup_steps: int = Field(
+        default=10000, ge=0, description="H: steps over which the tangent's second term rises to full"
+    )
+    tangent: Literal["normalize", "clip"] = Field(
+        default="normalize", description="g/(||g||+c), or g limited to [-1, 1]"
+    )
+    tangent_norm: Literal["l2", "rms"] = Field(default="l2", description="which norm of a sample's tangent ||g|| is")
+    tangent_constant: PositiveFloat = Field(default=0.1, description="c of the tangent normalisation")
+    guidance: tuple[Guidance, Guidance] | None = Field(
+        default=None, description="interval of the guidance strength s ~ U[low, high] that is distilled; null: none"
+    )
+
+    @model_validator(mode="after")
+    def _interval_rises(self) -> StudentRecipe:
+        if self.guidance is not None and self.guidance[0] > self.guidance[1]:
+            raise ValueError(f"guidance: {list(self.guidance)} falls: write [low, high]")
+        return self
+
+
+class ConsistencyRecipe(StudentRecipe):
+    """Consistency distillation and training: sCD and sCT."""
+
+    start: Literal["teacher", "scratch"] = Field(
+        default="teacher", description="initial weights: the teacher's EMA, or random"
+    )
+
+
+class VsdRecipe(StudentRecipe):
+    """Consistency distillation joined with variational score distillation, which starts from the sCD student."""
+
+    vsd_p_mean: float = Field(default=0.4, description="mean of log(sigma) in the VSD loss, ln units")
+    vsd_p_std: PositiveFloat = Field(
+        default=2.0, description="standard deviation of log(sigma) in the VSD loss, ln units"
+    )
+    vsd_weight: PositiveFloat = Field(default=1.0, description="lambda: weight of the VSD loss beside that of sCD")
+
+
+class Data(Section):
+    """Where training samples come from."""
+
+    source: str = Field(
+        default="fashion", description='"fashion" (embedded Fashion-MNIST), or a folder made by `trigscale data pack`'
+    )
+    held_out: str | None = Field(
+        default=None, description="folder of held-out shards; not for the embedded set, which has its own"
+    )
+    encoder: str = Field(default="fashion-s2d-v1", description="name of the encoder between images and latents")
+
+    @model_validator(mode="after")
+    def _has_held_out(self) -> Data:
+        if (self.source == "fashion") != (self.held_out is None):
+            raise ValueError(
+                "held_out: name held-out shards beside a source of your own, and none beside the embedded set"
+            )
+        return self
+
+
+class Ema(Section):
+    """Averages of the weights that are kept while training."""
+
+    sigma_rel: tuple[RelativeWidth, ...] = Field(
+        default=(0.05, 0.10), description="relative widths of the power-function profiles"
+    )
+    half_life_images: tuple[Positive, ...] = Field(
+        default=(), description="half-lives of plain exponential averages, images seen"
+    )
+
+    @model_validator(mode="after")
+    def _keeps_one(self) -> Ema:
+        if not self.sigma_rel and not self.half_life_images:
+            raise ValueError("sigma_rel: name one profile at least, or a half-life in half_life_images")
+        return self
+
+
+class Sampling(Section):
+    """How samples are drawn."""
+
+    teacher_steps: Positive = Field(
+        default=32, description="Heun steps of the teacher; NFE is twice that less one, and twice again with guidance"
+    )
+    teacher_guidance: Annotated[float, Field(ge=1)] = Field(
+        default=1.0, description="guidance strength a teacher is sampled with; 1: none"
+    )
+    student_steps: tuple[Literal[1, 2], ...] = Field(
+        default=(1, 2), min_length=1, description="numbers of steps a student is sampled with"
+    )
+    student_guidance: dict[int, Guidance] = Field(
+        default_factory=dict,
+        description="guidance strength of students trained with guidance: {number of steps: strength}",
+    )
+    intermediate_t: float = Field(default=1.1, gt=0, lt=1.5645, description="time of the second step, radians")
+    teacher_ema: PositiveFloat = Field(default=0.05, description=f"EMA a teacher is sampled with: {PROFILE}")
+    student_ema: PositiveFloat = Field(default=0.05, description=f"EMA a student is sampled with: {PROFILE}")
+    batch: Positive = Field(default=250, description="images a forward pass")
+    seed: int = Field(default=0, ge=0, description="seed of the sampling noise, the same for every run of the study")
+
+
+class Evaluation(Section):
+    """How samples are judged."""
+
+    metric: Literal["fd-fashion", "fid"] = Field(
+        default="fd-fashion", description="the distance between generated and real images"
+    )
+    samples: int = Field(default=5000, ge=100, le=50000, description="generated images a score, N")
+    repeats: Positive = Field(default=1, description="sets of samples that are judged, of which the least counts")
+    resamples: int = Field(default=200, ge=20, description="bootstrap resamples behind a score's interval")
+
+
+class Launch(Section):
+    """How a study is run; nothing here changes a result."""
+
+    folder: Path = Field(default=Path("runs"), description="folder that holds the studies")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
+    threads: Positive = Field(default=1, description="CPU threads a run")
+    workers: int = Field(
+        default=0, ge=0, description="runs at once; 0: CPU cores / (threads x devices), or one on GPUs"
+    )
+    checkpoint_seconds: PositiveFloat = Field(default=20.0, description="seconds between checkpoints")
+    checkpoint_keep: Positive = Field(default=2, description="newest checkpoints that are kept")
+    checkpoint_keep_steps: int = Field(
+        default=0, ge=0, description="checkpoints after every so many steps are kept for good; 0: none"
+    )
+    ema_snapshot_steps: int = Field(
+        default=0, ge=0, description="steps between snapshots of the averages, for `trigscale model ema`; 0: none"
+    )
+    log_every: Positive = Field(default=20, description="steps between lines of metrics.jsonl")
+    grid_steps: int = Field(default=0, ge=0, description="steps between grids of samples; 0: none")
+    tensorboard: bool = Field(default=False, description="write the metrics for TensorBoard too")
+    wandb: str | None = Field(
+        default=None, description="project of Weights & Biases that the metrics go to; null: none"
+    )
+    profile: tuple[Positive, Positive] | None = Field(
+        default=None, description="first and last step of which a profile is recorded; null: none"
+    )
+    memory_snapshot: bool = Field(
+        default=False, description="record every allocation of the GPU's memory in the steps of `profile`"
+    )
+    accelerator: str | None = Field(default=None, description="name of the device that `study plan` counts with")
+    devices: Positive = Field(default=1, description="devices a run")
+    strategy: Literal["auto", Strategy] = Field(
+        default="auto", description="how weights and optimizer state lie on the devices of a run"
+    )
+    shard_devices: int = Field(
+        default=0, ge=0, description="devices that share one copy of the weights under hsdp; 0: those of a machine"
+    )
+    compile: bool = Field(
+        default=False, description="compile the blocks of the network: minutes once, then faster steps"
+    )
+    stop_seconds: PositiveFloat = Field(
+        default=45.0, description="seconds that a run asked to stop may take to save its state"
+    )
+    microbatch: int = Field(
+        default=0, ge=0, description="images a device takes in one pass; 0 means the batch / devices"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="compute blocks again in the backward pass: less memory, about a forward more time"
+    )

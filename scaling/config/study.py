@@ -1,0 +1,176 @@
+"""A study file as a whole: its sections, what must fit together, and its reading.
+
+The keys are the fields of `StudyConfig` and of `scaling.config.sections`. Unknown keys and wrong types are a
+`ConfigError` that names key, value and remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from scaling.config.sections import (
+    METHODS,
+    ConsistencyRecipe,
+    Data,
+    Ema,
+    Evaluation,
+    Launch,
+    Method,
+    Positive,
+    Precision,
+    Recipe,
+    Sampling,
+    StudentRecipe,
+    Teacher,
+    VsdRecipe,
+)
+from scaling.config.validation import Section, apply_override, read_yaml, validate
+
+DEFAULT_METHODS: tuple[Method, ...] = ("teacher", "scd", "sct")
+
+SizeSection = Literal["teacher", "scd", "sct", "vsd", "ema", "sampling"]
+S = TypeVar("S", bound=Section)
+
+
+class StudyConfig(Section):
+    """A scaling study: a family of sizes, the methods to compare, and how to train, sample and judge them."""
+
+    name: str = Field(
+        pattern=r"^[^/.\x00][^/\x00]*$", description="name of the study and of its folder, without slashes"
+    )
+    family: str = Field(description="family of sizes: a name in configs/family, or a YAML file")
+    sizes: tuple[str, ...] = Field(min_length=1, description="sizes of the family to run")
+    methods: tuple[Method, ...] = Field(default=DEFAULT_METHODS, min_length=1, description=", ".join(METHODS))
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, description="one run a seed")
+    precision: Precision = Field(default="fp32", description="arithmetic of the network; weights stay float32")
+    data: Data = Data()
+    teacher: Teacher
+    scd: ConsistencyRecipe | None = None
+    sct: ConsistencyRecipe | None = None
+    vsd: VsdRecipe | None = None
+    by_size: dict[str, dict[SizeSection, dict[str, Any]]] = Field(
+        default_factory=dict,
+        description="keys of recipes, ema and sampling for single sizes: {size: {section: {key: value}}}",
+    )
+    ema: Ema = Ema()
+    sampling: Sampling = Sampling()
+    evaluation: Evaluation = Evaluation()
+    launch: Launch = Launch()
+    max_nonfinite_steps: Positive = Field(
+        default=20, description="steps in a row with a non-finite loss or gradient before a run stops"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyConfig:
+        for name, values in (("sizes", self.sizes), ("methods", self.methods), ("seeds", self.seeds)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}: {list(values)} repeats an entry: name each once")
+        if "teacher" not in self.methods:
+            raise ValueError("methods: add teacher: every student is compared with the teacher of its size")
+        if "vsd" in self.methods and "scd" not in self.methods:
+            raise ValueError("methods: add scd: vsd starts from the sCD student of its size")
+        for method in self.methods:
+            if getattr(self, method) is None:
+                raise ValueError(f"{method}: methods names it but the file has no section {method}: add one")
+        for size in self.sizes:
+            self._check_start(size)
+            self._check_profiles(size)
+            self._check_guidance(size)
+        return self
+
+    def _check_start(self, size: str) -> None:
+        """A teacher is trained, or is a network at rest."""
+        teacher = self.teacher_of(size)
+        if not teacher.steps and teacher.weights is None:
+            raise ValueError(
+                "teacher.steps: is 0, which takes a network as it is, and teacher.weights names none: set steps above "
+                f"0, or weights to a folder made by `trigscale model import-edm2`{self._of(size)}"
+            )
+
+    def _check_profiles(self, size: str) -> None:
+        """Every average that is used is one that is kept."""
+        ema, sampling = self.ema_of(size), self.sampling_of(size)
+        used = {"sampling.teacher_ema": sampling.teacher_ema, "sampling.student_ema": sampling.student_ema}
+        used |= {f"{method}.teacher_ema": recipe.teacher_ema for method, recipe in self.students(size)}
+        for key, value in used.items():
+            profiles = "sigma_rel" if value < 1 else "half_life_images"
+            kept = getattr(ema, profiles)
+            if value not in kept:
+                raise ValueError(
+                    f"{key}: {value} is not among ema.{profiles} {list(kept)}: add it there{self._of(size)}"
+                )
+
+    def _check_guidance(self, size: str) -> None:
+        """Guidance needs a teacher that knows samples without labels, and strengths that the student has seen."""
+        sampling, teacher = self.sampling_of(size), self.teacher_of(size)
+        guided = {method: recipe.guidance for method, recipe in self.students(size) if recipe.guidance is not None}
+        if "sct" in guided:
+            raise ValueError("sct.guidance: consistency training has no teacher that could be guided: remove it")
+        if "vsd" in self.methods and ("vsd" in guided) != ("scd" in guided):
+            raise ValueError("vsd.guidance: give it where scd.guidance is given, and only there: vsd starts from sCD")
+        users = [f"{method}.guidance" for method in guided]
+        users += ["sampling.teacher_guidance"] if sampling.teacher_guidance != 1 else []
+        if users and not teacher.label_dropout:
+            known = "set it, the paper takes 0.1" if teacher.steps else "set it if teacher.weights were trained so"
+            raise ValueError(
+                f"teacher.label_dropout: is 0, but {users[0]} needs a teacher that was trained without labels too: "
+                f"{known}{self._of(size)}"
+            )
+        # Strengths may wait in the file while the methods that use them are left out.
+        if guided and set(sampling.student_guidance) != set(sampling.student_steps):
+            raise ValueError(
+                f"sampling.student_guidance: has strengths for steps {sorted(sampling.student_guidance)}, but students "
+                f"with guidance are sampled in steps {sorted(sampling.student_steps)}: give one strength each"
+                f"{self._of(size)}"
+            )
+        for method, (low, high) in guided.items():
+            for strength in sampling.student_guidance.values():
+                if not low <= strength <= high:
+                    raise ValueError(
+                        f"sampling.student_guidance: {strength} is outside {method}.guidance [{low}, {high}], which is "
+                        f"all that the student saw: choose one inside{self._of(size)}"
+                    )
+
+    def _of(self, size: str) -> str:
+        return f" (size {size})" if size in self.by_size else ""
+
+    def students(self, size: str) -> Iterator[tuple[Method, StudentRecipe]]:
+        """The consistency models of one size and their recipes."""
+        for method in self.methods:
+            recipe = self.recipe(method, size)
+            if isinstance(recipe, StudentRecipe):
+                yield method, recipe
+
+    def recipe(self, method: Method, size: str) -> Recipe:
+        """The recipe of one method with the overrides of one size."""
+        base: Recipe | None = getattr(self, method)
+        assert base is not None, "checked on reading"
+        return self._changed(base, method, size)
+
+    def teacher_of(self, size: str) -> Teacher:
+        """The section `teacher` with the overrides of one size."""
+        return self._changed(self.teacher, "teacher", size)
+
+    def sampling_of(self, size: str) -> Sampling:
+        """The section `sampling` with the overrides of one size."""
+        return self._changed(self.sampling, "sampling", size)
+
+    def ema_of(self, size: str) -> Ema:
+        """The section `ema` with the overrides of one size."""
+        return self._changed(self.ema, "ema", size)
+
+    def _changed(self, base: S, section: SizeSection, size: str) -> S:
+        changes = self.by_size.get(size, {}).get(section, {})
+        return validate(type(base), {**base.model_dump(), **changes}, f"by_size.{size}.{section}")
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a study file and apply overrides of the form key.sub=value (the value is read as YAML)."""
+    content = read_yaml(path)
+    for override in overrides:
+        apply_override(content, override)
+    return validate(StudyConfig, content, str(path))

@@ -1,0 +1,137 @@
+"""From a source of images to shards that were checked, and to the statistics of the real images.
+
+`python -m scaling.data.sources` prints the channel statistics behind the constants of the embedded data set's encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from data_pipeline.fashion import load_fashion
+from data_pipeline.files import write_json_atomic
+from data_pipeline.manifest import DataError, Manifest
+from data_pipeline.verify import verify
+from data_pipeline.writer import write_shards
+from models.encoders import ENCODERS, Encoder, get_encoder
+from scaling.config.sections import Data
+from scaling.config.validation import ConfigError, nearest
+from scaling.run.spec import RunData
+
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Shards that were verified, and their identity."""
+
+    shards: Path
+    held_out: Path
+    data: RunData
+
+
+def known_encoder(name: str, key: str) -> Encoder:
+    """The encoder of that name; ConfigError names the `key` that it was given by and the nearest known."""
+    if name not in ENCODERS:
+        raise ConfigError(f"{key}: unknown encoder {name!r}; {nearest(name, sorted(ENCODERS))}")
+    return ENCODERS[name]
+
+
+def prepare(data: Data, folder: Path) -> Prepared:
+    """The shards of a study's data: the embedded set is packed on first use, a user's folders are taken as they are.
+
+    Every shard is verified once in full and again whenever its size or time changed. Raises DataError.
+    """
+    if data.source == "fashion":
+        shards, held_out = (pack_fashion(split, data.encoder, folder / "data") for split in ("train", "test"))
+    else:
+        assert data.held_out is not None, "checked on reading"
+        shards, held_out = Path(data.source), Path(data.held_out)
+    first, second = (verified(path, data.encoder, folder / "data") for path in (shards, held_out))
+    identity = RunData(content_sha256=first.content_sha256, held_out_sha256=second.content_sha256, encoder=data.encoder)
+    return Prepared(shards, held_out, identity)
+
+
+def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) -> Path:
+    """Shards of the embedded images as latents of that encoder; made where they are missing."""
+    shards = folder / f"fashion-{split}-{encoder}"
+    if not (shards / "manifest.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        images, labels = load_fashion(split)
+        try:
+            pack_images(images[..., None], labels, get_encoder(encoder), shards, f"fashion-{split}", 10)
+        except OSError:  # of the rename: the folder is there and not empty
+            if not (shards / "manifest.json").exists():  # else another study packed the same just now
+                raise
+    return shards
+
+
+def pack_images(
+    images: np.ndarray,
+    labels: np.ndarray,
+    encoder: Encoder,
+    folder: Path,
+    dataset: str,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+) -> Manifest:
+    """Encode images uint8 [N, H, W, C] and write them as shards, unnormalised float16. Raises EncoderError."""
+
+    def samples() -> Iterator[tuple[np.ndarray, int]]:
+        for start in range(0, len(images), BATCH):
+            part = slice(start, start + BATCH)
+            latents = encoder.encode(torch.from_numpy(images[part])).to(torch.float16).numpy()
+            yield from zip(latents, labels[part].tolist(), strict=True)
+
+    return write_shards(
+        samples(),
+        folder,
+        dataset=dataset,
+        encoder=encoder.name,
+        num_classes=num_classes,
+        class_names=class_names,
+    )
+
+
+def verified(shards: Path, encoder: str, stamps: Path) -> Manifest:
+    """The manifest of a folder of shards whose every byte was checked since it last changed.
+
+    Raises DataError for damage, and for shards of another encoder.
+    """
+    manifest = Manifest.load(shards)
+    if manifest.encoder != encoder:
+        raise DataError(
+            f"{shards}: holds latents of encoder {manifest.encoder!r}, but data.encoder is {encoder!r}: "
+            "set data.encoder to the shards' own, or pack the images with the other"
+        )
+    state = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards.iterdir())}
+    stamp = stamps / f"verified-{manifest.content_sha256[:12]}.json"
+    if not stamp.exists() or json.loads(stamp.read_text()) != state:
+        verify(shards)
+        stamps.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(stamp, state)
+    return manifest
+
+
+def channel_statistics(encoder: Encoder, images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each latent channel over images uint8 [N, H, W, C], in float64."""
+    z = encoder.encode(torch.from_numpy(images)).double()
+    return z.mean((0, 2, 3)).tolist(), z.std((0, 2, 3), correction=0).tolist()
+
+
+def main() -> None:
+    """Print the channel statistics of the embedded training images."""
+    images, _ = load_fashion("train")
+    mean, std = channel_statistics(get_encoder("fashion-s2d-v1"), images[..., None])
+    print("mean", *(f"{value:.5f}" for value in mean))
+    print("std", *(f"{value:.5f}" for value in std))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What every objective sees and gives: samples with all that is random about a step, and a loss.
+
+sd is SIGMA_DATA, D the number of elements of a sample, F the network at (x / sd, t), w(t) the adaptive weighting that
+is trained beside it. All losses are means over the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.dropout import Dropout
+from models.trigflow import SIGMA_DATA, add_noise, time_from_sigma
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples and all that is random about a step: x0, z [B, C, H, W], t [B], labels int64 [B], dropout.
+
+    guidance [B]: the strength with which the teacher of each sample is guided; None: no guidance.
+    """
+
+    x0: Tensor
+    z: Tensor
+    t: Tensor
+    labels: Tensor
+    dropout: Dropout | None = None
+    guidance: Tensor | None = None
+
+    @property
+    def x_t(self) -> Tensor:
+        """cos(t) x0 + sin(t) z."""
+        return add_noise(self.x0, self.z, self.t)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The loss to minimise and what is worth logging about it (detached scalars)."""
+
+    loss: Tensor
+    log: dict[str, Tensor]
+
+
+def draw_time(normal: Tensor, p_mean: float, p_std: float) -> Tensor:
+    """t = arctan(e^tau / sd) with tau = p_mean + p_std * normal: the proposal distribution, [B] -> [B]."""
+    return time_from_sigma(torch.exp(p_mean + p_std * normal))
+
+
+def draw_noise(normal: Tensor) -> Tensor:
+    """z ~ N(0, sd^2 I) from standard normal numbers."""
+    return SIGMA_DATA * normal
+
+
+def adaptive_loss(squared_error: Tensor, weight: Tensor) -> Tensor:
+    """mean over the batch of e^w / D ||.||^2 - w; squared_error is the mean over D already, both [B]."""
+    return (torch.exp(weight) * squared_error - weight).mean()
+
+
+def mean_square(x: Tensor) -> Tensor:
+    """The mean of the squares of each sample, [B, ...] -> [B]."""
+    return x.square().flatten(1).mean(1)

@@ -1,0 +1,112 @@
+"""What one run is: everything that changes its result, its identity, and the files of its home folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from models.family import network_config
+from models.network import NetworkConfig
+from scaling.config.sections import (
+    ConsistencyRecipe,
+    Ema,
+    Evaluation,
+    Launch,
+    Method,
+    Precision,
+    Sampling,
+    TeacherRecipe,
+    VsdRecipe,
+)
+from scaling.config.validation import ConfigError, Section, read_yaml, validate
+
+
+class RunData(Section):
+    """The training data by content, wherever it lies."""
+
+    content_sha256: str = Field(description="hash of the training samples and labels in order")
+    held_out_sha256: str = Field(description="hash of the held-out samples and labels in order")
+    encoder: str = Field(description="name of the encoder")
+
+
+class RunSpec(Section):
+    """Everything that changes the result of a run, which is a pure function of it; its hash is the run's identity."""
+
+    method: Method
+    size: str
+    seed: int
+    precision: Precision
+    network: dict[str, Any]
+    data: RunData
+    # Each kind has a key that no other has, so that plain values are read as the kind that they were written from.
+    recipe: TeacherRecipe | ConsistencyRecipe | VsdRecipe = Field(union_mode="left_to_right")
+    ema: Ema
+    sampling: Sampling
+    evaluation: Evaluation
+    max_nonfinite_steps: int
+    weights: str | None = Field(description="SHA-256 of the weights at rest that a teacher starts from")
+    teacher: str | None = Field(description="identity of the run that a student starts from or distils")
+    student: str | None = Field(description="identity of the sCD run that VSD starts from")
+
+    def identity(self) -> str:
+        """12 hexadecimal digits of the SHA-256 over the canonical JSON of all fields."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def network_config(self) -> NetworkConfig:
+        """The shape of the network."""
+        return network_config(self.network, f"network of {self.name()}")
+
+    def name(self) -> str:
+        """The name of the run and of its folder: method-size-identity."""
+        return f"{self.method}-{self.size}-{self.identity()}"
+
+
+class RunFile(Section):
+    """config.yaml of a run's home: the specification and where its inputs lie."""
+
+    study: str
+    identity: str
+    spec: RunSpec
+    shards: Path = Field(description="folder of the training shards")
+    reference: Path = Field(description="statistics of the real images that samples are judged by")
+    teacher_home: Path | None = Field(description="home of the teacher's run")
+    weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
+    launch: Launch
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study and what it starts from: the teacher's run, for VSD the sCD student's, or weights at rest."""
+
+    spec: RunSpec
+    parent: RunSpec | None
+    weights: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """method-size-identity."""
+        return self.spec.name()
+
+
+def dump_run(run: RunFile) -> str:
+    """The text of config.yaml."""
+    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_run(home: Path) -> RunFile:
+    """Read a run's config.yaml. ConfigError names the file, and says so if it was edited after the run was planned."""
+    path = home / "config.yaml"
+    run = validate(RunFile, read_yaml(path), str(path))
+    if run.spec.identity() != run.identity:
+        raise ConfigError(
+            f"{path}: identity is {run.identity} but its spec hashes to {run.spec.identity()}: the file was edited; "
+            "change the study file instead, and launch it again"
+        )
+    return run

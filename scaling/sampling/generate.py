@@ -1,0 +1,109 @@
+"""From a trained checkpoint to images: the stage between training and evaluation."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.encoders import get_encoder
+from models.trigflow import SIGMA_DATA
+from scaling.config.sections import StudentRecipe
+from scaling.errors import Interrupted
+from scaling.methods.guidance import Network, guided
+from scaling.run.randomness import derive_seed, normals
+from scaling.run.spec import RunSpec
+from scaling.sampling.samplers import Velocity, sample_student, sample_teacher, teacher_evaluations
+
+
+def sampler_steps(spec: RunSpec) -> dict[int, int]:
+    """The numbers of steps a run is sampled with, and the network evaluations (NFE) of each."""
+    if spec.method == "teacher":
+        sampling = spec.sampling
+        return {sampling.teacher_steps: teacher_evaluations(sampling.teacher_steps, sampling.teacher_guidance)}
+    return {steps: steps for steps in spec.sampling.student_steps}
+
+
+def sample_labels(first: int, count: int, classes: int) -> Tensor:
+    """Labels of samples number first .. first + count - 1: 0, 1, ..., K-1, 0, 1, ... (-1 without classes)."""
+    return torch.arange(first, first + count) % classes if classes else torch.full((count,), -1)
+
+
+@torch.no_grad()
+def generate(
+    spec: RunSpec,
+    network: Network,
+    steps: int,
+    count: int,
+    device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [count, H, W, C] and labels int64 [count] by `network`, guided as the run's sampling says.
+
+    Sample number i starts from the same noise and label in every run with one sampling seed. Raises Interrupted, and
+    EncoderError at once where the run's encoder cannot make images.
+    """
+    config, sampling = spec.network_config(), spec.sampling
+    encoder = get_encoder(spec.data.encoder)
+    encoder.require_codec()
+    shape = (config.latent_channels, config.resolution, config.resolution)
+    images: list[np.ndarray] = []
+    for first in range(0, count, sampling.batch):
+        if should_stop():
+            raise Interrupted(f"stopped while sampling, at image {first} of {count}")
+        size = min(sampling.batch, count - first)
+        labels = sample_labels(first, size, config.num_classes).to(device)
+        x = _sample(spec, _velocity(spec, network, labels, steps), steps, (first, size, shape), device)
+        images.append(encoder.to_images(x).cpu().numpy())
+    return np.concatenate(images), sample_labels(0, count, config.num_classes).numpy()
+
+
+def _velocity(spec: RunSpec, network: Network, labels: Tensor, steps: int) -> Velocity:
+    """F for these labels with the run's guidance: by two evaluations of a teacher, as an input of a student."""
+    sampling = spec.sampling
+    if isinstance(spec.recipe, StudentRecipe):
+        if spec.recipe.guidance is None:
+            return lambda x, t: network(x, t, labels)
+        strength = torch.full(labels.shape, sampling.student_guidance[steps], device=labels.device)
+        return partial(network, labels=labels, guidance=strength)
+    if sampling.teacher_guidance == 1:
+        return lambda x, t: network(x, t, labels)
+    strength = torch.full(labels.shape, sampling.teacher_guidance, device=labels.device)
+    return partial(guided, network, labels=labels, strength=strength)
+
+
+def _sample(
+    spec: RunSpec, f: Velocity, steps: int, where: tuple[int, int, tuple[int, int, int]], device: torch.device
+) -> Tensor:
+    """Samples number first .. first + size - 1 as the network makes them, [size, C, H, W]."""
+    (first, size, shape), sampling = where, spec.sampling
+    width = shape[0] * shape[1] * shape[2]
+
+    def noise(purpose: str) -> Tensor:
+        return SIGMA_DATA * normals(derive_seed(sampling.seed), purpose, first, size, width, device).reshape(
+            size, *shape
+        )
+
+    if spec.method == "teacher":
+        return sample_teacher(f, noise("sample"), steps)
+    return sample_student(f, noise("sample"), noise("renoise"), steps, sampling.intermediate_t)
+
+
+def untrained(spec: RunSpec, steps: int, count: int, device: torch.device) -> np.ndarray:
+    """Images of the network before training: its output gain starts at zero, so F is exactly zero."""
+
+    def zero(x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(x)
+
+    return generate(spec, zero, steps, count, device)[0]
+
+
+def to_npz(images: np.ndarray, labels: np.ndarray) -> bytes:
+    """An .npz file with arrays `images` and `labels`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=images, labels=labels)
+    return buffer.getvalue()

@@ -1,0 +1,82 @@
+"""What is checked before anything of a study is run: that this version can, that the data fit, that devices suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from data_pipeline.manifest import DataError, Manifest
+from models.encoders import get_encoder
+from models.family import Family
+from scaling.config.study import StudyConfig
+from scaling.config.validation import ConfigError
+from scaling.study.launch import launch_of
+from scaling.study.open import Study
+from scaling.training.observe.profile import check_profile
+from scaling.training.observe.trackers import check_trackers
+from scaling.training.sharding.parallel import check_strategy
+from scaling.training.sharding.placement import check_devices
+
+
+def check_runnable(config: StudyConfig) -> None:
+    """ConfigError that lists every key whose value can be planned but not run, with the value and what to set."""
+    found = [f"  {key}: {reason} (value {value!r})" for key, value, reason in _obstacles(config)]
+    if found:
+        raise ConfigError("\n".join([f"study {config.name!r} can be planned, but this version cannot run it:", *found]))
+
+
+def _obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
+    """(key, value, reason and remedy) of each."""
+    evaluation, encoder = config.evaluation, config.data.encoder
+    if "vsd" in config.methods:
+        yield "methods", list(config.methods), "vsd cannot be trained: remove it"
+    if get_encoder(encoder).codec is None:
+        yield "data.encoder", encoder, "its VAE cannot make images to judge: use an encoder without a VAE"
+        if config.launch.grid_steps:
+            yield "launch.grid_steps", config.launch.grid_steps, "nor can it make images to look at: set 0"
+    if evaluation.metric == "fid":
+        yield "evaluation.metric", evaluation.metric, "FID cannot be measured: set fd-fashion, on the embedded data set"
+    if evaluation.repeats > 1:
+        yield "evaluation.repeats", evaluation.repeats, "one set of samples is judged: set 1"
+
+
+def check_fit(study: Study, shards: Path) -> None:
+    """DataError unless every size of the study takes the latents and classes of the shards."""
+    manifest = Manifest.load(shards)
+    for size in study.config.sizes:
+        network = study.family.size(size)
+        takes = (network.latent_channels, network.resolution, network.resolution)
+        if manifest.shape != takes:
+            raise DataError(
+                f"{shards}: holds latents {list(manifest.shape)}, but size {size!r} of family {study.config.family!r} "
+                f"takes {list(takes)}: choose a family with their latent_channels and resolution"
+            )
+        if network.num_classes not in (0, manifest.num_classes):
+            raise DataError(
+                f"{shards}: holds {manifest.num_classes} classes, but num_classes of size {size!r} of family "
+                f"{study.config.family!r} is {network.num_classes}: make them equal, or num_classes 0"
+            )
+
+
+def check_launch(config: StudyConfig, family: Family, device: torch.device) -> None:
+    """ConfigError or ParallelError where a run could not be spread over its devices, or watched, as asked."""
+    launch = config.launch
+    if device.type == "cuda" and launch.devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"launch.devices: {launch.devices}, but torch sees {torch.cuda.device_count()} GPUs: set that or fewer"
+        )
+    check_profile(launch, device)
+    check_trackers(launch)
+    longest = max(config.recipe(method, size).steps for size in config.sizes for method in config.methods)
+    if launch.profile is not None and launch.profile[1] > longest:
+        raise ConfigError(
+            f"launch.profile: {list(launch.profile)} ends after the last step of every run, {longest} at most: "
+            "name steps that there are"
+        )
+    for size in config.sizes:
+        check_strategy(launch_of(config, family, size), launch.devices)
+        for method in config.methods:
+            batch = config.recipe(method, size).batch
+            check_devices(f"{method}-{size}", batch, launch.devices, launch.microbatch)

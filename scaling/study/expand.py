@@ -1,0 +1,76 @@
+"""From a study to its runs: one per (size, method, seed), each after the run that it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import partial
+
+from models.family import Family
+from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Teacher, TeacherRecipe, VsdRecipe
+from scaling.config.study import StudyConfig
+from scaling.config.validation import ConfigError
+from scaling.run.spec import PlannedRun, RunData, RunSpec
+from scaling.weights.folder import SavedModel
+from scaling.weights.teacher import teacher_weights
+
+
+def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun]:
+    """All runs of a study, each after its parent, sizes in the order of the file.
+
+    Reads the descriptions of weights at rest that teachers start from. Raises ConfigError.
+    """
+    runs: list[PlannedRun] = []
+    at_rest = {size: teacher_weights(study, family, size) for size in study.sizes}
+    for seed in study.seeds:
+        for size in study.sizes:
+            make = partial(_spec, study, family, data, size, seed)
+            weights = at_rest[size]
+            teacher = make("teacher", weights=weights)
+            runs.append(PlannedRun(teacher, None, weights.folder if weights else None))
+            for method in study.methods:
+                if method in ("scd", "sct"):
+                    runs.append(PlannedRun(make(method, teacher), teacher))
+            if "vsd" in study.methods:
+                student = make("scd", teacher)
+                runs.append(PlannedRun(make("vsd", teacher, student), student))
+    return runs
+
+
+def _spec(
+    study: StudyConfig,
+    family: Family,
+    data: RunData,
+    size: str,
+    seed: int,
+    method: Method,
+    teacher: RunSpec | None = None,
+    student: RunSpec | None = None,
+    weights: SavedModel | None = None,
+) -> RunSpec:
+    recipe = study.recipe(method, size)
+    if isinstance(recipe, Teacher):  # without the folder of its weights, which may be moved
+        recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
+    assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe), "the kinds of recipe"
+    guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
+    network = weights.config if weights else family.size(size)
+    if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:
+        raise ConfigError(
+            f"guidance: num_classes of size {size!r} of family {family.name!r} is 0, and guidance needs classes: "
+            "remove guidance and sampling.teacher_guidance, or choose another family"
+        )
+    return RunSpec(
+        method=method,
+        size=size,
+        seed=seed,
+        precision=study.precision,
+        network=asdict(replace(network, guidance=guided)),
+        data=data,
+        recipe=recipe,
+        ema=study.ema_of(size),
+        sampling=study.sampling_of(size),
+        evaluation=study.evaluation,
+        max_nonfinite_steps=study.max_nonfinite_steps,
+        weights=weights.sha256 if weights else None,
+        teacher=teacher.identity() if teacher else None,
+        student=student.identity() if student else None,
+    )

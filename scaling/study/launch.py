@@ -1,0 +1,57 @@
+"""How the runs of a study are put on this machine: processes, devices, threads, and the strategy of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.files import write_text_atomic
+from models.family import Family
+from scaling.config.sections import Launch
+from scaling.config.study import StudyConfig
+from scaling.data.sources import Prepared
+from scaling.run.spec import PlannedRun, RunFile, dump_run
+from scaling.study.open import Study
+from scaling.training.sharding.placement import strategy_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch_of(config: StudyConfig, family: Family, size: str) -> Launch:
+    """How runs of one size are launched: with the strategy that its family names, unless the study names one."""
+    strategy = strategy_of(config.launch.strategy, family, size, config.launch.devices)
+    return config.launch.model_copy(update={"strategy": strategy})
+
+
+def workers(config: StudyConfig, device: str) -> int:
+    """How many runs at once: launch.workers, else one on GPUs, else as many as the cores hold."""
+    launch = config.launch
+    if launch.workers:
+        return launch.workers
+    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)) // (launch.threads * launch.devices))
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker: ours, with the threads of all libraries bounded and this checkout importable."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    bounds = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    return {**os.environ, **bounds, "PYTHONPATH": path}
+
+
+def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, reference: Path) -> None:
+    """The home folder of each run with its config.yaml."""
+    for run in runs:
+        home = study.folder / run.name
+        home.mkdir(exist_ok=True)
+        content = RunFile(
+            study=study.config.name,
+            identity=run.spec.identity(),
+            spec=run.spec,
+            shards=prepared.shards.resolve(),
+            reference=reference.resolve(),
+            teacher_home=(study.folder / run.parent.name()).resolve() if run.parent else None,
+            weights=run.weights.resolve() if run.weights else None,
+            launch=launch_of(study.config, study.family, run.spec.size),
+        )
+        write_text_atomic(home / "config.yaml", dump_run(content))

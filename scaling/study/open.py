@@ -1,0 +1,41 @@
+"""A study ready to be planned or run: its file read, with its family of sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.family import Family
+from scaling.config.families import load_family
+from scaling.config.study import StudyConfig, load_study
+from scaling.config.validation import ConfigError, nearest
+from scaling.data.sources import known_encoder
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study ready to be planned or run: its configuration and its family of sizes."""
+
+    config: StudyConfig
+    family: Family
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.config.launch.folder / self.config.name
+
+
+def open_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and check a study file and its family. Raises ConfigError or FamilyError."""
+    config = load_study(path, overrides)
+    known_encoder(config.data.encoder, "data.encoder")
+    family = load_family(config.family)
+    for size in config.sizes:
+        family.size(size)
+    for size in config.by_size:  # of a size that is left out they wait; of one that there is not, they are a mistake
+        if size not in family.sizes:
+            raise ConfigError(
+                f"by_size.{size}: family {family.name!r} has no such size; {nearest(size, [*family.sizes])}"
+            )
+    return Study(config, family)

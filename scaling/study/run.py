@@ -1,0 +1,103 @@
+"""`study run`: from a study file to scores and report, continuing whatever an earlier launch left unfinished."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipeline.files import write_json_atomic
+from scaling.data.reference import write_reference
+from scaling.data.sources import prepare
+from scaling.plan.costs import seconds_estimate
+from scaling.run.devices import pick_device
+from scaling.run.locks import locked
+from scaling.run.spec import PlannedRun
+from scaling.study.checks import check_fit, check_launch, check_runnable
+from scaling.study.expand import expand
+from scaling.study.launch import worker_environment, workers, write_homes
+from scaling.study.machine import describe_launch
+from scaling.study.open import Study
+from scaling.study.stages import Stages
+from scaling.weights.teacher import verify_weights
+from scaling.work.stopping import EXIT_AGAIN
+from scaling.work.worker import EXIT_USAGE
+from slurm.graph import Job, JobGraph
+from slurm.local import JobEvent, JobState, run_local
+
+GRACE_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+
+
+def run_study(study: Study, command: str) -> int:
+    """Run all that is unfinished and write the report. Returns the exit code: 0, 1 (a run failed), 2 (bad input).
+
+    Raises ConfigError, ModelError, DataError, InUse before anything is changed, KeyboardInterrupt once all is stopped
+    and saved.
+    """
+    from scaling.report.build import build_report
+    from scaling.study.display import open_display
+
+    check_runnable(study.config)
+    verify_weights(study.config, study.family)
+    device = pick_device(study.config.launch)
+    check_launch(study.config, study.family, device)
+    folder = study.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        stages = Stages(folder)
+        with stages.stage("data"):
+            prepared = prepare(study.config.data, study.config.launch.folder)
+            check_fit(study, prepared.shards)
+            reference = write_reference(prepared, study.config.evaluation.samples, folder)
+        stages.describe(describe_launch(study.config, prepared, device, command))
+        runs = expand(study.config, study.family, prepared.data)
+        write_homes(study, runs, prepared, reference)
+        write_json_atomic(folder / "study.json", {"runs": [run.name for run in runs]})
+        with stages.stage("runs"), open_display(study, runs) as display:
+            results = launch(study, runs, device.type, display)
+        with stages.stage("report"):
+            report = build_report(folder)
+        log.info("report: %s", report)
+        return exit_code(results)
+
+
+def launch(study: Study, runs: Sequence[PlannedRun], device: str, display: Any) -> dict[str, int]:
+    """Run what has no scores yet, longest chain first; the exit code of each run that failed."""
+    pending = [run for run in runs if not (study.folder / run.name / "scores.json").exists()]
+    names = {run.name for run in pending}
+    jobs = [
+        Job(
+            name=run.name,
+            command=(sys.executable, "-m", "scaling.work.worker", str(study.folder / run.name)),
+            log=study.folder / run.name / "log.txt",
+            parents=(run.parent.name(),) if run.parent and run.parent.name() in names else (),
+            cost=seconds_estimate(run.spec),
+        )
+        for run in pending
+    ]
+    codes: dict[str, int] = {}
+
+    def on_event(event: JobEvent) -> None:
+        if event.kind == "finished" and event.job is not None and event.state is JobState.FAILED:
+            codes[event.job] = event.returncode if event.returncode is not None else 1
+        display.on_event(event)
+
+    run_local(
+        JobGraph(jobs),
+        workers=workers(study.config, device),
+        environment=worker_environment(study.config.launch.threads),
+        on_event=on_event,
+        grace_seconds=GRACE_SECONDS,
+    )
+    return codes
+
+
+def exit_code(failed: dict[str, int]) -> int:
+    """0 if nothing failed, 2 if only bad input did, else 1."""
+    codes = {code for code in failed.values() if code != EXIT_AGAIN}
+    if not failed:
+        return 0
+    return EXIT_USAGE if codes == {EXIT_USAGE} else 1

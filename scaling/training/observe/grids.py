@@ -1,0 +1,84 @@
+"""Pictures of samples while a run trains: the same noise and labels every time, so that one sees the network change."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from data_pipeline.files import write_bytes_atomic
+from models.encoders import EncoderError, get_encoder
+from scaling.config.sections import Launch
+from scaling.config.validation import ConfigError
+from scaling.run.spec import RunSpec
+from scaling.sampling.generate import generate, sampler_steps
+from scaling.training.sharding.gather import gather
+from scaling.training.sharding.pieces import Piece
+from scaling.training.sharding.world import World
+from scaling.training.start import Origin
+
+SIDE = 8  # images a row, and rows
+
+log = logging.getLogger(__name__)
+
+
+class Grids:
+    """8 x 8 samples of the network every so many steps, as grids/step-STEP-N.png, N the steps of the sampler.
+
+    They are the first samples that the finished run will be judged by, from the average that it will be sampled with.
+    Nothing that training draws from changes: no global generator is used.
+    """
+
+    def __init__(self, spec: RunSpec, launch: Launch, home: Path, world: World) -> None:
+        """Raises ConfigError where grids are asked for and the run's encoder cannot make images."""
+        self._spec, self._every, self._folder, self._world = spec, launch.grid_steps, home / "grids", world
+        if self._every:
+            try:
+                get_encoder(spec.data.encoder).require_codec()
+            except EncoderError as error:
+                raise ConfigError(f"launch.grid_steps: {self._every}, but {error}: set it to 0") from error
+
+    def due(self, step: int) -> bool:
+        """Whether a grid is drawn after this step."""
+        return self._every > 0 and step % self._every == 0
+
+    def draw(self, step: int, averaged: Mapping[str, Piece], buffers: Mapping[str, Piece]) -> list[Path]:
+        """Rank 0 draws and writes the grids of a step: their files; [] on the other ranks.
+
+        Collective. averaged: this rank's pieces of the averaged parameters. OSError names the file. A network whose
+        samples are not finite has no picture, which is a warning.
+        """
+        state = gather({**averaged, **buffers}, self._world)
+        return [] if state is None else self._draw(step, state)
+
+    def _draw(self, step: int, state: Mapping[str, Tensor]) -> list[Path]:
+        spec, device = self._spec, self._world.device
+        network = Origin(spec.network_config(), state).frozen().to(device).eval()
+        self._folder.mkdir(exist_ok=True)
+        paths = []
+        for steps in sampler_steps(spec):
+            try:
+                images, _ = generate(spec, network, steps, SIDE * SIDE, device)
+            except ValueError as error:  # samples that are not finite: training goes on, or says itself what is wrong
+                log.warning("no grid of %d-step samples after step %d: %s", steps, step, error)
+                continue
+            paths.append(self._folder / f"step-{step:08d}-{steps}.png")
+            write_bytes_atomic(paths[-1], to_png(images))
+        return paths
+
+
+def to_png(images: npt.NDArray[np.uint8]) -> bytes:
+    """A PNG file of SIDE^2 images [SIDE^2, H, W, C], C = 1 or 3, in rows."""
+    from PIL import Image  # a run without grids gets by without it
+
+    _, height, width, channels = images.shape
+    rows = images.reshape(SIDE, SIDE, height, width, channels).swapaxes(1, 2)
+    picture = rows.reshape(SIDE * height, SIDE * width, channels)
+    buffer = io.BytesIO()
+    Image.fromarray(picture[..., 0] if channels == 1 else picture).save(buffer, "PNG")
+    return buffer.getvalue()
