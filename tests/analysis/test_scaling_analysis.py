@@ -15,7 +15,8 @@ from scipy import stats
 
 from scaling.analysis.ratios import RatioCurve
 from scaling.analysis.summary import Analysis, analyse, render
-from scaling.analysis.table import Row, TableError, load_table, resolve_table
+from scaling.analysis.table import Row, TableError
+from scaling.analysis.table_file import load_table, resolve_table
 from scaling.analysis.uncertainty import Interval
 
 MACS = (1e6, 2.2e6, 5e6, 1.2e7)

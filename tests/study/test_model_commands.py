@@ -15,7 +15,7 @@ from models.family import count_macs
 from models.network import NetworkConfig
 from scaling.analysis.published_fids import TABLES, published_fids
 from scaling.analysis.summary import analyse
-from scaling.analysis.table import PUBLISHED, load_table
+from scaling.analysis.table_file import PUBLISHED, load_table
 from scaling.config.families import CONFIGS, load_family
 from scaling.plan.costs import count
 from tests.models.edm2_files import TINY, random_state, write_network
