@@ -28,6 +28,12 @@ ROOT = Path(__file__).parents[1]
 # What each package may import of ours; scaling may import all, and none may import scaling.
 BELOW: dict[str, set[str]] = {"kernels": set(), "data_pipeline": set(), "slurm": set(), "models": {"kernels"}}
 PACKAGES = (*BELOW, "scaling")
+# The rooms of scaling, top to bottom: each may import those below it, and any of them what lies beside them.
+ROOMS = (
+    *("cli", "study", "report", "work", "plan", "data", "evaluation", "weights"),
+    *("training", "sampling", "methods", "analysis", "run", "config"),
+)
+BESIDE = ("errors", "tables")  # these import no room
 # What may be imported, with what it imports itself. jinja2 comes with torch, but it is the report that uses it.
 TORCH = ("torch", "torchgen", "functorch", "triton", "sympy", "mpmath", "typing_extensions")
 RUN = (*TORCH, "numpy", "safetensors", "yaml", "webdataset", "braceexpand")
@@ -98,6 +104,31 @@ def test_imports_point_downward(package: str) -> None:
     assert files
     above = set(PACKAGES) - BELOW[package] - {package}
     assert {str(path): found for path in files if (found := imported(path) & above)} == {}
+
+
+def rooms_of(path: Path) -> set[str]:
+    """The names below `scaling` of all imports in a file, wherever they stand."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "scaling":
+            parts = node.module.split(".")
+            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("scaling.")}
+    return names
+
+
+def test_every_room_is_in_the_order() -> None:
+    found = {path.name for path in (ROOT / "scaling").iterdir() if list(path.glob("*.py"))}
+    assert found == set(ROOMS)
+    assert {path.stem for path in (ROOT / "scaling").glob("[a-z]*.py")} == set(BESIDE)
+
+
+@pytest.mark.parametrize("room", [*ROOMS, *BESIDE])
+def test_rooms_import_downward(room: str) -> None:
+    files = sorted((ROOT / "scaling" / room).rglob("*.py")) or [ROOT / "scaling" / f"{room}.py"]
+    allowed = {room, *BESIDE, *ROOMS[ROOMS.index(room) + 1 :]} if room in ROOMS else {room}
+    assert {str(path): above for path in files if (above := rooms_of(path) - allowed)} == {}
 
 
 def python(allowed: tuple[str, ...], script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from scaling.analysis.powerlaw import PowerLaw, fit_power_law
 from scaling.analysis.ratios import RatioCurve, fit_ratios
@@ -130,75 +128,6 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {one.name: _plain(getattr(value, one.name)) for one in fields(value) if one.name != "draws"}
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
-
-
-def render(analysis: Analysis) -> list[Table]:
-    """Tables for the terminal: ratios by size, ratio curves, power laws; those without rows are left out."""
-    tables = [_ratio_table(analysis), _curve_table(analysis), _law_table(analysis)]
-    return [table for table in tables if table.row_count]
-
-
-def _ratio_table(analysis: Analysis) -> Table:
-    table = _table("Ratio to the teacher of the same size", "method", ">MACs", "size", ">FD", ">ratio", "interval from")
-    points = {(curve.method, curve.steps, one.size): one for curve in analysis.ratios for one in curve.points}
-    for one in analysis.distances:
-        point = points.get((one.method, one.steps, one.size))
-        ratio = show(point.ratio) if point else "1" if one.method == TEACHER else "-"
-        source = point.source if point else one.source
-        name = curve_label(one.method, one.steps)
-        _add_row(table, name, f"{one.macs:.4g}", one.size, show(one.fd), ratio, source)
-    table.caption = _sentence(analysis.notes) or None
-    return table
-
-
-def _curve_table(analysis: Analysis) -> Table:
-    table = _table(
-        "Is the ratio constant over sizes?", "method", ">mean ratio", ">chi2", ">dof", ">p", "verdict", ">trend"
-    )
-    for curve in analysis.ratios:
-        test, name = curve.constancy, curve_label(curve.method, curve.steps)
-        if test is None or curve.trend is None:
-            _add_row(table, name, show(curve.mean), "-", "-", "-", "one size: no test", "-")
-            continue
-        chi2, p = f"{test.chi2:.1f}", f"{test.p:.2g}"
-        _add_row(table, name, show(curve.mean), chi2, str(test.dof), p, test.verdict, show(curve.trend))
-    table.caption = "trend: slope of log ratio against log MACs. " + _sentence(
-        note for curve in analysis.ratios for note in curve.notes
-    )
-    return table
-
-
-def _law_table(analysis: Analysis) -> Table:
-    title = "Power law FD = A MACs^-alpha"
-    table = _table(title, "method", ">alpha", ">A", ">misfit p", ">largest, predicted from the others", "warnings")
-    for law in analysis.laws:
-        held = law.held_out
-        _add_row(
-            table,
-            curve_label(law.method, law.steps),
-            show(law.alpha),
-            f"{law.A.value:.3g}",
-            "-" if law.misfit.p is None else f"{law.misfit.p:.2g}",
-            "-" if held is None else f"{held.size}: {held.error:+.1%}",
-            "; ".join(law.warnings),
-        )
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    for column in columns:
-        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
-    return table
-
-
-def _add_row(table: Table, *cells: str) -> None:
-    # Names from a table are text, whatever brackets they hold.
-    table.add_row(*(escape(cell) for cell in cells))
-
-
-def _sentence(notes: Iterable[str]) -> str:
-    return escape("".join(f"{note}. " for note in dict.fromkeys(notes)).strip())
 
 
 def show(interval: Interval) -> str:

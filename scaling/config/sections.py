@@ -14,6 +14,7 @@ from scaling.config.validation import Section
 
 Method = Literal["teacher", "scd", "sct", "vsd"]
 METHODS: tuple[Method, ...] = get_args(Method)
+LABELS: dict[Method, str] = {"teacher": "teacher", "sct": "sCT", "scd": "sCD", "vsd": "sCD+VSD"}
 Strategy = Literal["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Precision = Literal["fp32", "bf16", "fp16"]

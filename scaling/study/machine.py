@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from scaling.config.study import StudyConfig
     from scaling.data.sources import Prepared
 
+OPTIONAL = ("triton", "deepspeed", "submitit")
 PACKAGES = ("torch", "numpy", "scipy", "pydantic", "safetensors", "webdataset", "matplotlib")
 
 
@@ -79,3 +81,10 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return result.stdout.strip()
+
+
+def diagnose() -> dict[str, Any]:
+    """Versions, machine, commit, and which optional packages are there."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    optional = {name: "found" if importlib.util.find_spec(name) else "not installed" for name in OPTIONAL}
+    return {**versions(), **machine(device), "commit": commit(), **optional}

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from scaling.config.validation import ConfigError
 from scaling.run.spec import load_run
+from scaling.tables import table
 from scaling.training.observe.metrics import read_metrics
 
 STYLES = {"done": "green", "sampled": "cyan", "trained": "cyan", "training": "yellow", "waiting": "dim"}
@@ -42,12 +43,10 @@ def _state(home: Path) -> dict[str, Any]:
 
 def status_table(name: str, states: Sequence[dict[str, Any]]) -> Table:
     """The states as a coloured table."""
-    table = Table(title=f"study {escape(name)}")
-    for heading in ("run", "state", "step", "loss", "FD by steps"):
-        table.add_column(heading)
+    made = table(f"study {name}", ("run", "state", "step", "loss", "FD by steps"))
     for entry in states:
         loss = "" if entry["loss"] is None else f"{entry['loss']:.4f}"
         fd = ", ".join(f"{steps}: {value:.2f}" for steps, value in entry["fd"].items())
         state = f"[{STYLES[entry['state']]}]{entry['state']}[/]"
-        table.add_row(escape(entry["run"]), state, f"{entry['step']}/{entry['steps']}", loss, fd)
-    return table
+        made.add_row(escape(entry["run"]), state, f"{entry['step']}/{entry['steps']}", loss, fd)
+    return made

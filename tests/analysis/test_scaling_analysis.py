@@ -14,10 +14,11 @@ from rich.console import Console
 from scipy import stats
 
 from scaling.analysis.ratios import RatioCurve
-from scaling.analysis.summary import Analysis, analyse, render
+from scaling.analysis.summary import Analysis, analyse
 from scaling.analysis.table import Row, TableError
 from scaling.analysis.table_file import load_table, resolve_table
 from scaling.analysis.uncertainty import Interval
+from scaling.cli.fit_tables import render
 
 MACS = (1e6, 2.2e6, 5e6, 1.2e7)
 RATIO, ALPHA = 1.35, 0.4

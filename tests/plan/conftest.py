@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scaling.cli import app, run_cli
+from scaling.cli.main import app, run_cli
 from scaling.config.families import load_family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import validate

@@ -164,7 +164,7 @@ def test_the_same_storages_come_and_go(dual: bool, checkpointing: bool, precisio
 
 PLAN = """
 import sys
-from scaling.cli import app
+from scaling.cli.main import app
 app(["study", "plan", sys.argv[1], "--json"], standalone_mode=False)
 sys.exit(", ".join(name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules) or 0)
 """

@@ -20,7 +20,7 @@ import yaml
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
-from scaling.cli import app, run_cli
+from scaling.cli.main import app, run_cli
 from scaling.data.reference import write_reference
 from scaling.data.sources import pack_images, prepare
 from scaling.run.spec import PlannedRun
@@ -285,7 +285,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, write_study: WriteStudy) 
     """The tiny study after one uninterrupted launch: what every interrupted one must come to. Not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
     path = write_study(folder)
-    result = _spawn("scaling.cli", "study", "run", path).wait()
+    result = _spawn("scaling", "study", "run", path).wait()
     assert result.code == 0, result.err
     study = folder / "runs" / "tiny"
     opened = open_study(path)

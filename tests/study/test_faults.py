@@ -87,7 +87,7 @@ def test_a_full_disk(
     space = os.statvfs(path)
     disk((space.f_blocks - space.f_bfree) * space.f_frsize + size // 2)
 
-    result = spawn("scaling.cli", "study", "run", path).wait()
+    result = spawn("scaling", "study", "run", path).wait()
     assert result.code == 2
     last = homes.of("teacher") / "checkpoints" / "step-00000030"
     assert f"{last}/rank-00000.safetensors: No space left on device: make room there, then launch again" in result.err
@@ -106,7 +106,7 @@ def test_a_full_disk(
     assert list(last.parent.glob("*")) == []
 
     (homes.study / "ballast").unlink()
-    result = spawn("scaling.cli", "study", "run", path).wait()
+    result = spawn("scaling", "study", "run", path).wait()
     assert result.code == 0, result.err
     homes.assert_as(finished, "teacher")
 
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_another_run(
     folder = homes.of("teacher") / "checkpoints"
     foreign = saved(trainer_of(other, Path(shards["source"]), None), folder).path
     before = {file.name: file.read_bytes() for file in foreign.iterdir()}
-    result = spawn("scaling.cli", "study", "run", write_study(tmp_path)).wait()
+    result = spawn("scaling", "study", "run", write_study(tmp_path)).wait()
     # Its students are skipped, but all that failed was bad input.
     assert result.code == 2
     assert f"{foreign}: belongs to run {other.identity()}, not to {spec.identity()}" in result.err
@@ -206,7 +206,7 @@ def test_damaged_samples_and_an_edited_config(
     assert refused.code == 2
     assert f"{config}: identity is {content['identity']} but its spec hashes to" in refused.err
     # A launch writes it anew from the study file.
-    result = spawn("scaling.cli", "study", "run", write_study(tmp_path)).wait()
+    result = spawn("scaling", "study", "run", write_study(tmp_path)).wait()
     assert result.code == 0, result.err
     assert yaml.safe_load(config.read_text())["spec"]["recipe"]["lr"] == content["spec"]["recipe"]["lr"] / 2
     homes.assert_as(finished)
@@ -217,7 +217,7 @@ def test_names_with_spaces_and_quotes(tmp_path: Path, write_study: Fixture, cli:
     name, folder = """it's "mine" & too""", tmp_path / """some one's "runs" """
     path = write_study(tmp_path, name=name, methods=["teacher"], launch={"folder": str(folder)})
     moved = path.rename(tmp_path / "a study's file.yaml")
-    result = spawn("scaling.cli", "study", "run", moved).wait()
+    result = spawn("scaling", "study", "run", moved).wait()
     assert result.code == 0, result.err
     report = folder / name / "report" / "index.html"
     assert str(report) in result.out

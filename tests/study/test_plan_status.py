@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from models.family import count_macs, count_parameters
-from scaling.cli import app
+from scaling.cli.main import app
 from scaling.config.families import load_family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import describe, validate
@@ -157,7 +157,7 @@ def test_help(cli: Fixture, words: tuple[str, ...]) -> None:
 
 def test_help_needs_no_heavy_package() -> None:
     script = (
-        "import sys\nfrom scaling.cli import app, run_cli\n"
+        "import sys\nfrom scaling.cli.main import app, run_cli\n"
         "code = run_cli(lambda: app(sys.argv[1:]))\n"
         "print(code, sorted({'torch', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )

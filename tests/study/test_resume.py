@@ -65,7 +65,7 @@ def test_kills_at_random_moments(
 
     struck: list[str | None] = []
     while len(struck) < 5 and len(list(study.glob("*/scores.json"))) < 3:
-        launched, before = spawn("scaling.cli", "study", "run", path), left()
+        launched, before = spawn("scaling", "study", "run", path), left()
         # The first is struck while it starts; the others once they have left something new, so that all get on.
         if struck:
             until(lambda: left() - before or launched.process.poll() is not None)  # noqa: B023
@@ -74,7 +74,7 @@ def test_kills_at_random_moments(
         launched.wait()
     assert len(set(struck) - {None}) >= 2
 
-    result = spawn("scaling.cli", "study", "run", path).wait()
+    result = spawn("scaling", "study", "run", path).wait()
     assert result.code == 0, result.err
     launched_homes.assert_as(finished)
     assert any("continuing after step" in log.read_text() for log in study.glob("*/log.txt"))
@@ -175,7 +175,7 @@ def test_a_student_refuses_a_teacher_that_is_not_whole(
     assert f"delete {remedy}" in refused.err
     assert copied.saved("scd") == []
     remedy.unlink()
-    result = spawn("scaling.cli", "study", "run", path).wait()
+    result = spawn("scaling", "study", "run", path).wait()
     assert result.code == 0, result.err
     copied.assert_as(finished)
 
@@ -184,10 +184,10 @@ def test_an_orphaned_worker_stops_and_a_new_launch_goes_on(
     tmp_path: Path, write_study: Fixture, finished: Fixture, launched_homes: Fixture, spawn: Fixture, until: Until
 ) -> None:
     path = write_study(tmp_path, methods=["teacher"])
-    orphaned = spawn("scaling.cli", "study", "run", path)
+    orphaned = spawn("scaling", "study", "run", path)
     until(lambda: launched_homes.saved("teacher"))
     orphaned.kill()
-    result = spawn("scaling.cli", "study", "run", path).wait()
+    result = spawn("scaling", "study", "run", path).wait()
     assert result.code == 0, result.err
     assert orphaned.workers() == []
     log = (launched_homes.of("teacher") / "log.txt").read_text()
@@ -219,11 +219,11 @@ def test_control_c_stops_cleanly_and_says_how_to_continue(
     """Before that, a second launch is refused and leaves the first alone."""
     path = write_study(tmp_path, methods=["teacher"], launch={"checkpoint_seconds": 3600})
     home = launched_homes.of("teacher")
-    launched = spawn("scaling.cli", "study", "run", path)
+    launched = spawn("scaling", "study", "run", path)
     until(lambda: (home / "metrics.jsonl").exists() and launched_homes.metrics("teacher"))
     (worker,) = launched.workers()
     os.kill(worker, signal.SIGSTOP)  # it must not be done before the second launch has started
-    second = spawn("scaling.cli", "study", "run", path).wait()
+    second = spawn("scaling", "study", "run", path).wait()
     assert second.code == 2
     holder = f"is in use by process {launched.process.pid} on"
     assert f"error: {launched_homes.study}: {holder}" in second.err
@@ -237,13 +237,13 @@ def test_control_c_stops_cleanly_and_says_how_to_continue(
     assert launched.workers() == []
     (only,) = launched_homes.saved("teacher")
     assert f"stopped after step {checkpoint.load(only).step} of 30, which is saved" in (home / "log.txt").read_text()
-    result = spawn("scaling.cli", "study", "run", path).wait()
+    result = spawn("scaling", "study", "run", path).wait()
     assert result.code == 0, result.err
     launched_homes.assert_as(finished, "teacher")
 
 
 def test_control_c_before_anything_ran(tmp_path: Path, write_study: Fixture, spawn: Fixture, until: Until) -> None:
-    launched = spawn("scaling.cli", "study", "run", write_study(tmp_path))
+    launched = spawn("scaling", "study", "run", write_study(tmp_path))
     until((tmp_path / "runs" / "tiny" / ".lock").exists)
     launched.kill(signal.SIGINT)
     result = launched.wait()

@@ -19,7 +19,7 @@ def test_a_study_on_two_devices_ends_as_on_one(
     """The same losses to rounding, which their first steps are compared by: training amplifies it."""
     launch = {"devices": 2, "strategy": "fsdp2", "microbatch": 4, "workers": 1}
     study = {"methods": ["teacher"], "launch": launch}
-    result = spawn("scaling.cli", "study", "run", write_study(tmp_path, **study)).wait()
+    result = spawn("scaling", "study", "run", write_study(tmp_path, **study)).wait()
     assert result.code == 0, result.err
     assert (tmp_path / "runs" / "tiny" / "report" / "index.html").exists()
     (home,) = (tmp_path / "runs" / "tiny").glob("teacher-*")

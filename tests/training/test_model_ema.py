@@ -16,7 +16,7 @@ from data_pipeline.fashion import load_fashion
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.trigflow import TrigFlowNet
-from scaling.cli import app, run_cli
+from scaling.cli.main import app, run_cli
 from scaling.config.sections import Ema, Launch, TeacherRecipe
 from scaling.data.sources import pack_images
 from scaling.run.spec import RunFile, RunSpec, dump_run

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.cli import app, run_cli
+from scaling.cli.main import app, run_cli
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError

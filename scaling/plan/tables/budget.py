@@ -10,7 +10,7 @@ from rich.table import Table
 from scaling.plan import units
 from scaling.plan.budget import Choice, by_size
 from scaling.plan.build import Plan, RunPlan
-from scaling.plan.tables.text import table
+from scaling.tables import right, table
 
 WAYS = {
     "whole_sizes": "whole sizes, the smallest first",
@@ -23,9 +23,9 @@ def budget_tables(plan: Plan) -> Iterator[Table | str]:
     for way, choice in plan.choices.items():
         heading = f"{plan.budget_hours:,g} device-hours, {WAYS[way]}"
         if choice.fraction == 1:
-            yield escape(f"{heading}: everything fits, in {units.time(plan.rate.hours(choice.flops))}")
+            yield f"{heading}: everything fits, in {units.time(plan.rate.hours(choice.flops))}"
         elif not choice.steps:
-            yield escape(f"{heading}: nothing fits; {_needed(plan, way)}")
+            yield f"{heading}: nothing fits; {_needed(plan, way)}"
         else:
             yield _table(plan, heading, choice)
 
@@ -41,7 +41,7 @@ def _needed(plan: Plan, way: str) -> str:
 def _table(plan: Plan, heading: str, choice: Choice) -> Table:
     made = table(
         f"{heading}: takes {units.time(plan.rate.hours(choice.flops))}",
-        ("run", "steps bought", "steps left out", "share"),
+        ("run", *right("steps bought", "steps left out", "share")),
         "a shortened run keeps its evaluation",
     )
     for run in plan.runs:

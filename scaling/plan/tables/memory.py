@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from rich.markup import escape
 from rich.table import Table
 
+from scaling.config.sections import LABELS
 from scaling.plan import units
 from scaling.plan.build import Plan, RunPlan
 from scaling.plan.memory.placements import Placement
-from scaling.plan.tables.text import LABELS, table
+from scaling.tables import right, table
 
 BOTH = "without / with activation checkpointing"
 
@@ -34,7 +35,7 @@ def _parts(plan: Plan, runs: list[RunPlan], unit: int) -> Table:
     strategies = "/".join(dict.fromkeys(run.strategy for run in runs))
     title = f"{_name(unit)} a device: {strategies}, devices: {plan.devices}, images a pass: {per_pass}"
     static = ("parameters", "gradients", "optimizer", "ema", "gathered", "frozen")
-    made = table(title, ("run of", *static, "activations", "total"), f"activations, total: {BOTH}")
+    made = table(title, ("run of", *right(*static, "activations", "total")), f"activations, total: {BOTH}")
     for run in runs:
         plain, recomputed = (place.memory for place in run.placements if place.strategy == run.strategy)
         made.add_row(
@@ -59,7 +60,7 @@ def _totals(plan: Plan, runs: list[RunPlan], unit: int, usable: float) -> Table:
 
 def _by_strategy(runs: list[RunPlan], title: str, caption: str, cell: Callable[[Placement], str]) -> Table:
     strategies = dict.fromkeys(place.strategy for place in runs[0].placements)
-    made = table(title, ("run of", *strategies), caption)
+    made = table(title, ("run of", *right(*strategies)), caption)
     for run in runs:
         pairs = zip(run.placements[::2], run.placements[1::2], strict=True)
         made.add_row(_row(run), *(f"{cell(plain)} / {cell(recomputed)}" for plain, recomputed in pairs))

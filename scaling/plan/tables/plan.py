@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from scaling.config.sections import LABELS
 from scaling.plan import units
 from scaling.plan.build import Plan, RunPlan
 from scaling.plan.export import totals
 from scaling.plan.tables.budget import budget_tables
 from scaling.plan.tables.memory import memory_tables
-from scaling.plan.tables.text import LABELS, table
+from scaling.tables import right, table
 
 
 def plan_tables(plan: Plan) -> Iterator[Table | str]:
@@ -27,8 +28,9 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
 
 def costs_table(plan: Plan) -> Table:
     """The work of each run."""
-    headings = ("run", "parameters", "MACs", "images", "train FLOPs", "eval FLOPs", "checkpoint", "device time")
-    made = table(f"study {plan.study}: {len(plan.runs)} runs", headings, "MACs: of one forward pass of one sample")
+    numbers = right("parameters", "MACs", "images", "train FLOPs", "eval FLOPs", "checkpoint", "device time")
+    title = f"study {plan.study}: {len(plan.runs)} runs"
+    made = table(title, ("run", *numbers), "MACs: of one forward pass of one sample")
     for run in plan.runs:
         cost = run.cost
         made.add_row(
@@ -46,8 +48,8 @@ def costs_table(plan: Plan) -> Table:
 
 def totals_table(plan: Plan) -> Table:
     """Sums by method, by size and over all."""
-    headings = ("runs of", "runs", "train FLOPs", "sampling FLOPs", "decoding FLOPs", "checkpoints", "device time")
-    made = table("totals", (*headings, f"on {plan.devices}"))
+    numbers = right("runs", "train FLOPs", "sampling FLOPs", "decoding FLOPs", "checkpoints", "device time")
+    made = table("totals", ("runs of", *numbers, *right(f"on {plan.devices}")))
     for method in dict.fromkeys(run.spec.method for run in plan.runs):
         _add_total(made, plan, LABELS[method], [run for run in plan.runs if run.spec.method == method])
     made.add_section()
@@ -80,7 +82,7 @@ def sampling_table(plan: Plan) -> Table:
             rows.setdefault(run.spec.size, {})[heading] = units.macs(run.cost.sample_macs[steps])
     headings = list(dict.fromkeys(heading for row in rows.values() for heading in row))
     caption = "NFE: network evaluations; guidance of a teacher counts two"
-    made = table("MACs an image, decoder included", ("size", *headings), caption)
+    made = table("MACs an image, decoder included", ("size", *right(*headings)), caption)
     for size, row in rows.items():
         made.add_row(escape(size), *(row.get(heading, "") for heading in headings))
     return made
@@ -92,7 +94,7 @@ def notes(plan: Plan) -> str:
     steps = ", ".join(f"{method} {number}" for method, number in forwards.items())
     rate, accelerator = plan.rate, plan.accelerator
     recomputed = ", with activation checkpointing" if plan.activation_checkpointing else ""
-    return escape(
+    return (
         f"FLOPs = 2 MACs. A training step costs, in forward passes: {steps}{recomputed}.\n"
         f"Device time: training and evaluation in {plan.precision} on one {accelerator.name} at {rate.utilisation:.1%} "
         f"of {accelerator.peak_flops[plan.precision]:.3g} FLOP/s ({rate.source})."

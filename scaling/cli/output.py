@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
 
+NO_WIDTH = 100_000  # columns
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 
@@ -17,6 +19,7 @@ def show(tables: Any, content: Any, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    console = Console()
-    for table in tables:
-        console.print(table)
+    # Only a terminal has a width: what goes to a file or a pipe is not broken into lines.
+    console = Console() if sys.stdout.isatty() else Console(width=NO_WIDTH)
+    for each in tables:
+        console.print(each, markup=False, highlight=False, emoji=False, soft_wrap=isinstance(each, str))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scaling.cli_output import AsJson, show
+from scaling.cli.output import AsJson, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +45,7 @@ def model_list(
 
     names = [family] if family is not None else _family_names()
     rows = {name: describe_sizes(load_family(name)) for name in names}
-    tables = [table for item in rows.items() for table in _tables(*item)]
+    tables = [made for item in rows.items() for made in _tables(*item)]
     show(tables, [row for group in rows.values() for row in group], as_json)
 
 
@@ -108,15 +108,13 @@ def model_ema(
 
 def _listing(title: str, facts: Mapping[str, Any], caption: str) -> Table:
     """Facts by name, for people."""
-    from rich.markup import escape
-    from rich.table import Table
+    from scaling.tables import add, table
 
-    table = Table(title=escape(title), show_header=False, caption=caption)
-    table.add_column()
-    table.add_column(overflow="fold")
+    made = table(title, ("", ""), caption)
+    made.show_header = False
     for key, value in _flat(facts):
-        table.add_row(escape(key), escape(value))
-    return table
+        add(made, key, value)
+    return made
 
 
 def _family_names() -> list[str]:
@@ -168,32 +166,23 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 def _tables(family: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     """The sizes of a family and, where there is any, what was published of them."""
-    from rich.markup import escape
-
     from scaling.analysis.published_fids import COLUMNS
+    from scaling.tables import add, right, table
 
     printed = any(row["published_macs"] for row in rows)
-    sizes = _table(f"family {escape(family)}", MACS, "channels", "parameters", "MACs", *["EDM2's MACs"] * printed)
+    columns = ("size", *right("channels", "parameters", "MACs", *["EDM2's MACs"] * printed))
+    sizes = table(f"family {family}", columns, MACS)
     for row in rows:
         cells = (f"{row['model_channels']}", f"{row['parameters']:,}", _macs(row["macs"]), _macs(row["published_macs"]))
-        sizes.add_row(escape(row["size"]), *cells[: 3 + printed])
+        add(sizes, row["size"], *cells[: 3 + printed])
     shown = [column for column in COLUMNS if any(row["published_fid"].keys() & set(column[1]) for row in rows)]
     if not shown:
         return [sizes]
-    fids = _table(f"family {escape(family)}: published FID", FIDS, *(heading for heading, _ in shown))
+    columns = ("size", *right(*(heading for heading, _ in shown)))
+    fids = table(f"family {family}: published FID", columns, FIDS)
     for row in rows:
-        fids.add_row(escape(row["size"]), *(_fids(row["published_fid"], keys) for _, keys in shown))
+        add(fids, row["size"], *(_fids(row["published_fid"], keys) for _, keys in shown))
     return [sizes, fids]
-
-
-def _table(title: str, caption: str, *headings: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, caption=caption)
-    table.add_column("size")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    return table
 
 
 def _macs(macs: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from scaling.config.validation import validate
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.run.spec import RunSpec
 from scaling.sampling.generate import generate, sampler_steps
-from scaling.study.machine import commit, machine, versions
 from scaling.training.checkpoints import checkpoint
 from scaling.weights.trained import load_network
 
@@ -60,10 +58,3 @@ def evaluate_npz(path: Path, reference: Path) -> dict[str, Any]:
     real = Real.load(reference)
     result = score(load_samples(path), real, 0, 0)
     return {"metric": METRIC, "fd": result["fd"], "n": real.samples, "floor": real.floor}
-
-
-def diagnose() -> dict[str, Any]:
-    """Versions, machine, commit, and which optional packages are there."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    optional = {name: "found" if importlib.util.find_spec(name) else "not installed" for name in OPTIONAL}
-    return {**versions(), **machine(device), "commit": commit(), **optional}

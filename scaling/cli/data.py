@@ -1,0 +1,55 @@
+"""The commands `trigscale data ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data_app = typer.Typer(help="Make and check shards of latents.", no_args_is_help=True)
+
+
+@data_app.command("pack")
+def data_pack(
+    images: Annotated[
+        Path, typer.Argument(help="an .npz with `images` and `labels`, or a folder with one folder a class")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="folder of the new shards")],
+    encoder: Annotated[str, typer.Option(help="name of the encoder from images to latents")] = "fashion-s2d-v1",
+) -> None:
+    """Encode images and write them as shards."""
+    from data_pipeline.images import load_images
+    from data_pipeline.labels import describe_classes
+    from scaling.data.sources import known_encoder, pack_images
+
+    chosen = known_encoder(encoder, "--encoder")
+    found = load_images(images)
+    classes, names = found.num_classes, found.class_names
+    manifest = pack_images(found.images, found.labels, chosen, to, images.stem, classes, names)
+    print(f"{to}: {manifest.samples:,} samples in {len(manifest.shards)} shards, encoder {manifest.encoder}")
+    print(describe_classes(found.labels, classes, names))
+
+
+@data_app.command("verify")
+def data_verify(folder: Annotated[Path, typer.Argument(help="folder of shards")]) -> None:
+    """Check every byte of a folder of shards and list all damage."""
+    from data_pipeline.verify import verify
+
+    manifest = verify(folder)
+    print(f"{folder}: {manifest.samples:,} samples in {len(manifest.shards)} shards are whole")
+
+
+@data_app.command("info")
+def data_info(folder: Annotated[Path, typer.Argument(help="folder of shards")]) -> None:
+    """Print the manifest of a folder of shards."""
+    from data_pipeline.manifest import Manifest
+
+    manifest = Manifest.load(folder)
+    shape = "x".join(map(str, manifest.shape))
+    print(f"{manifest.dataset}: {manifest.samples:,} samples {shape} {manifest.dtype}, {manifest.num_classes} classes")
+    print(f"encoder {manifest.encoder}, content {manifest.content_sha256}")
+    for label, name in enumerate(manifest.class_names or ()):
+        print(f"  class {label}: {name}")
+    for shard in manifest.shards:
+        print(f"  {shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes")

@@ -1,0 +1,114 @@
+"""The commands `trigscale study ...`."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scaling.cli.output import AsJson, show
+
+study_app = typer.Typer(help="Plan, run and report a study.", no_args_is_help=True)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="keys to change; `trigscale study keys` lists them all"),
+]
+
+EXIT_INTERRUPTED = 130
+KEY_COLUMNS = ("key", "type", "default", "meaning")
+
+
+@study_app.command("run")
+def study_run(study: StudyFile, overrides: Overrides = None) -> None:
+    """Run a study from data to report. The same command again continues what is unfinished."""
+    from scaling.study.open import open_study
+    from scaling.study.run import run_study
+
+    opened = open_study(study, overrides or [])
+    try:
+        code = run_study(opened, " ".join(["trigscale", *sys.argv[1:]]))
+    except KeyboardInterrupt:
+        print("stopped; all is saved. The same command again continues.", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if code == 0:
+        print(f"report: {opened.folder / 'report' / 'index.html'}")
+    else:
+        print("some runs failed, see above; once mended, the same command again continues", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@study_app.command("plan")
+def study_plan(
+    study: StudyFile,
+    overrides: Overrides = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="device to count with; launch.accelerator, else cpu-core")
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="devices a run; launch.devices unless given")] = None,
+    microbatch: Annotated[
+        int | None, typer.Option(help="images a device a pass; launch.microbatch unless given, 0: batch / devices")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="show the memory of this sharding alone")] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="assumed share of the device's peak FLOP/s, in (0, 1]")
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="take the FLOP/s that this run reached: its folder or metrics.jsonl")
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="device-hours: say what fits and what does not")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a study would cost; nothing runs and nothing is written."""
+    gc.disable()  # to walk over all that torch brings along, again and again, was a fifth of this short command
+    from scaling.plan.build import Options, build_plan
+    from scaling.plan.export import plan_json
+    from scaling.plan.tables.plan import plan_tables
+    from scaling.run.spec import RunData
+    from scaling.study.expand import expand
+    from scaling.study.open import open_study
+
+    opened = open_study(study, overrides or [])
+    unknown = RunData(content_sha256="", held_out_sha256="", encoder=opened.config.data.encoder)
+    runs = expand(opened.config, opened.family, unknown)
+    options = Options(accelerator, devices, utilisation, measured, microbatch, strategy, budget)
+    plan = build_plan(opened.config, opened.family, runs, options)
+    show(plan_tables(plan), plan_json(plan), as_json)
+
+
+@study_app.command("status")
+def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print how far each run of a study is."""
+    from scaling.study.open import open_study
+    from scaling.study.status import status, status_table
+
+    opened = open_study(study, overrides or [])
+    states = status(opened.folder)
+    show([status_table(opened.config.name, states)], states, as_json)
+
+
+@study_app.command("report")
+def study_report(study: StudyFile, overrides: Overrides = None) -> None:
+    """Write the report of what is done so far."""
+    from scaling.report.build import build_report
+    from scaling.study.open import open_study
+
+    print(build_report(open_study(study, overrides or []).folder))
+
+
+@study_app.command("keys")
+def study_keys(as_json: AsJson = False) -> None:
+    """List every key of a study file: type, default, meaning and unit."""
+    from scaling.config.study import StudyConfig
+    from scaling.config.validation import describe
+    from scaling.tables import add, table
+
+    rows = list(describe(StudyConfig))
+    made = table("keys of a study file", KEY_COLUMNS)
+    for row in rows:
+        add(made, *row)
+    show([made], [dict(zip(KEY_COLUMNS, row, strict=True)) for row in rows], as_json)
