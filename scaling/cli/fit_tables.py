@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rich.markup import escape
 from rich.table import Table
 
 from scaling.analysis.summary import Analysis, show
@@ -29,7 +30,7 @@ def _ratio_table(analysis: Analysis) -> Table:
         source = point.source if point else one.source
         name = curve_label(one.method, one.steps)
         add(made, name, f"{one.macs:.4g}", one.size, show(one.fd), ratio, source)
-    made.caption = _sentence(analysis.notes) or None
+    made.caption = escape(_sentence(analysis.notes)) or None
     return made
 
 
@@ -43,9 +44,8 @@ def _curve_table(analysis: Analysis) -> Table:
             continue
         chi2, p = f"{test.chi2:.1f}", f"{test.p:.2g}"
         add(made, name, show(curve.mean), chi2, str(test.dof), p, test.verdict, show(curve.trend))
-    made.caption = "trend: slope of log ratio against log MACs. " + _sentence(
-        note for curve in analysis.ratios for note in curve.notes
-    )
+    notes = _sentence(note for curve in analysis.ratios for note in curve.notes)
+    made.caption = f"trend: slope of log ratio against log MACs. {escape(notes)}"
     return made
 
 
