@@ -8,6 +8,7 @@ from typing import Any
 
 # Control characters, halves of surrogate pairs (bytes that are no text), line separators, changes of direction.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+PICKLE = "a pickle"
 HEAD = 64  # bytes that tell what a file is
 SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: `git lfs pull` brings the file"),
@@ -18,9 +19,7 @@ SIGNATURES = (
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it first"),
     (b"%PDF", "a PDF"),
-    (b"\x80\x02", "a pickle, which is never opened"),
-    (b"\x80\x04", "a pickle, which is never opened"),
-    (b"\x80\x05", "a pickle, which is never opened"),
+    *((bytes((0x80, protocol)), PICKLE) for protocol in range(2, 6)),
     (b"\xff\xfe", "text in UTF-16: save it as UTF-8"),
     (b"\xfe\xff", "text in UTF-16: save it as UTF-8"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from data_pipeline.text import shown
+from data_pipeline.text import is_safe, shown
 
 MAX_CHARACTERS = 65_536  # sixteen times the longest study file that ships; PyYAML reads some 50,000 a second
 MAX_DEPTH = 20
@@ -77,13 +77,16 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
         except (ValueError, KeyError, AttributeError, OverflowError) as error:  # what PyYAML's own conversions let out
             kind = node.tag.rpartition(":")[2]
             raise Unreadable(
                 f"line {node.start_mark.line + 1}: {shown(node.value)} cannot be read as {kind}: mend it, or put it in "
                 "quotes where it is a text"
             ) from error
+        if isinstance(value, str) and not is_safe(value):  # names become those of folders, and are printed
+            raise Unreadable(f"line {node.start_mark.line + 1}: {shown(value)} holds line breaks or control characters")
+        return value
 
     def _measure(self, node: Node) -> None:
         """Note the extent of a node that was composed, from that of its children."""

@@ -57,6 +57,9 @@ REFUSED = {
     "a truth": ("x: !!bool a", "'a' cannot be read as bool"),
     "a key that is none": ("2020-13-45: 1", "'2020-13-45' cannot be read as timestamp"),
     "an object": ("x: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+    "an escape in a text": (r'name: "a\e[2J"', r"line 1: 'a\x1b[2J' holds line breaks or control characters"),
+    "a line break in a key": ('x:\n  "a\\nb": 1', r"line 2: 'a\nb' holds line breaks"),
+    "a block of lines": ("name: |\n  a\n  b\n", r"line 1: 'a\nb\n' holds line breaks"),
     "a control character": ("x: \x07", "special characters are not allowed"),
 }
 
