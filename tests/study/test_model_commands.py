@@ -111,7 +111,7 @@ MISTAKES = {
     "text": (["import-edm2", "text.pkl", "--to", "to"], "text.pkl: is damaged or no pickle of EDM2"),
     "a pointer": (
         ["import-edm2", "pointer.pkl", "--to", "to"],
-        "pointer.pkl: is a Git LFS pointer, not the file itself",
+        "pointer.pkl: is a Git LFS pointer, not the file",
     ),
     "no parent": (["import-edm2", "good.pkl", "--to", "no/where"], "no/where"),
     "occupied": (["import-edm2", "good.pkl", "--to", "full"], "full exists and is not an empty folder"),
