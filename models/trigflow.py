@@ -123,13 +123,16 @@ class TrigFlowNet(nn.Module):
         drop: Dropout | None = None,
         with_weight: bool = False,
     ) -> Signal | tuple[Signal, Tensor]:
-        """F [B, C, H, W] in float32 at least and, if asked for, w(t) [B]; see `UNet.forward` for the arguments."""
+        """F [B, C, H, W] and, if asked for, w(t) [B], in float32 at least; see `UNet.forward` for the arguments."""
         f = _widen(self.unet(x, t, labels, guidance, drop))
         if not with_weight:
             return f
-        c_noise = noise_condition(value_of(t), self.config.time_input)
+        return f, self.weighting(value_of(noise_condition(value_of(t), self.config.time_input)))
+
+    def weighting(self, c_noise: Tensor) -> Tensor:
+        """w [B] at c_noise [B], in float32 at least."""
         # The sum of one: a view of it would have FSDP2 warn of what could be done to views.
-        return f, self.logvar_linear(self.logvar_fourier(c_noise)).sum(1).float()
+        return _widen_tensor(self.logvar_linear(self.logvar_fourier(c_noise)).sum(1))
 
     def force_weight_norm(self) -> None:
         """Normalise every stored weight; called after each optimizer step (EDM2, section 2.3)."""

@@ -152,7 +152,7 @@ class UNet(nn.Module):
 
     def _heads(self, width: int, resolution: int) -> int:
         config = self.config
-        return width // config.head_channels if resolution in config.attention_resolutions else 0
+        return config.heads(width) if resolution in config.attention_resolutions else 0
 
     def _encoder(self, widths: list[int], embedding: int) -> tuple[nn.ModuleDict, list[int]]:
         layers: dict[str, nn.Module] = {}
@@ -185,7 +185,8 @@ class UNet(nn.Module):
             res = self.config.resolution >> level
             heads = self._heads(width, res)
             if level == len(widths) - 1:
-                layers[f"{res}x{res}_in0"] = Block(at, at, embedding, norm=norm, decoder=True, heads=heads)
+                first = self.config.heads(at) if self.config.attention_in0 else heads
+                layers[f"{res}x{res}_in0"] = Block(at, at, embedding, norm=norm, decoder=True, heads=first)
                 layers[f"{res}x{res}_in1"] = Block(at, at, embedding, norm=norm, decoder=True)
             else:
                 layers[f"{res}x{res}_up"] = Block(at, at, embedding, norm=norm, decoder=True, resampling="up")
@@ -215,7 +216,18 @@ class UNet(nn.Module):
         On `Dual` x and t the result is a `Dual`. `drop` is None outside training. Raises ValueError if guidance is
         given to a network without that input, or missing for one with it.
         """
-        emb = self.embed(t, labels, guidance)
+        return self.at_noise(x, noise_condition(t, self.config.time_input), labels, guidance, drop)
+
+    def at_noise(
+        self,
+        x: Signal,
+        c_noise: Signal,
+        labels: Tensor,
+        guidance: Tensor | None = None,
+        drop: Dropout | None = None,
+    ) -> Signal:
+        """`forward` by c_noise [B], what the embedding sees, for callers that know it better than by a time."""
+        emb = self.embed(c_noise, labels, guidance)
         x = combine(lambda a, b: torch.cat([a, b], 1), x, torch.ones_like(value_of(x)[:, :1]))
         skips: list[Signal] = []
         for n, (name, layer) in enumerate(self.enc.items()):
@@ -232,9 +244,9 @@ class UNet(nn.Module):
         out = block(*_tensors(x, emb), here, self.activation_checkpointing)
         return Dual(*out) if isinstance(out, tuple) else out
 
-    def embed(self, t: Signal, labels: Tensor, guidance: Tensor | None = None) -> Signal:
-        """The embedding [B, E] of time, guidance and class."""
-        emb = self.emb_noise(self.emb_fourier(noise_condition(t, self.config.time_input)))
+    def embed(self, c_noise: Signal, labels: Tensor, guidance: Tensor | None = None) -> Signal:
+        """The embedding [B, E] of c_noise, guidance and class."""
+        emb = self.emb_noise(self.emb_fourier(c_noise))
         if self.config.guidance != (guidance is not None):
             given, takes = ("given to", "no") if guidance is not None else ("missing for", "a")
             raise ValueError(f"guidance: {given} a network that takes {takes} guidance input")
@@ -243,6 +255,6 @@ class UNet(nn.Module):
             emb = combine(torch.add, emb, strength)
         if self.emb_label is not None:
             classes = torch.arange(self.config.num_classes, device=labels.device)
-            one_hot = (labels[:, None] == classes).to(value_of(t).dtype)
+            one_hot = (labels[:, None] == classes).to(value_of(c_noise).dtype)
             emb = mp_sum(emb, self.emb_label(one_hot * math.sqrt(self.config.num_classes)), EMBEDDING_BALANCE)
         return mp_silu(emb)

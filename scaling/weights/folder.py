@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +97,7 @@ def save_model(
     """Write a network to a new folder. Raises OSError where that is occupied or cannot be written."""
     description = Description(
         parameterization=parameterization,
-        network=json.loads(json.dumps(asdict(config))),
+        network=json.loads(json.dumps(config.describe())),
         encoder=encoder,
         parameters=count_parameters(config),
         source=source,

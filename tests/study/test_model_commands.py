@@ -108,7 +108,11 @@ def test_a_hostile_file_is_refused(cli: Fixture, tmp_path: Path) -> None:
 MISTAKES = {
     "no such pickle": (["import-edm2", "none.pkl", "--to", "to"], "none.pkl"),
     "a folder": (["import-edm2", ".", "--to", "to"], "directory"),
-    "text": (["import-edm2", "text.pkl", "--to", "to"], "text.pkl: is damaged or no pickle of EDM2"),
+    "text": (
+        ["import-edm2", "text.pkl", "--to", "to"],
+        "text.pkl: is a text that begins with 'hello', not a pickle of EDM2",
+    ),
+    "a pointer": (["import-edm2", "pointer.pkl", "--to", "to"], "pointer.pkl: is a pointer of Git LFS to the file"),
     "no parent": (["import-edm2", "good.pkl", "--to", "no/where"], "no/where"),
     "occupied": (["import-edm2", "good.pkl", "--to", "full"], "full exists and is not an empty folder"),
     "a file in the way": (["import-edm2", "good.pkl", "--to", "text.pkl"], "text.pkl"),
@@ -124,6 +128,7 @@ def test_mistakes_are_named(cli: Fixture, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     write_network(Path("good.pkl"), random_state(TINY))
     Path("text.pkl").write_text("hello")
+    Path("pointer.pkl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     Path("full").mkdir()
     Path("full/thesis.tex").touch()
     before = sorted(map(str, tmp_path.rglob("*")))
