@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from models.dual import value_of
@@ -20,6 +19,7 @@ from models.edm2_pickle import EDM2Error, module_state, read_pickle
 from models.edm2_tensors import StoredTensor, stored_tensor
 from models.foreign import HEAD, foreign_kind
 from models.network import SIGMA_DATA, NetworkConfig
+from models.shape import state_shapes
 from models.trigflow import TrigFlowNet, expand
 
 OUT_GAIN = "unet.out_gain"
@@ -64,7 +64,7 @@ def convert(snapshot: Any) -> EDM2Network:
         raise EDM2Error("its `ema` is not a network of EDM2")
     stored = dict(_walk(attributes))
     config = network_shape(arguments_of(attributes), len(stored))
-    expected = _expected(config)
+    expected = state_shapes(config)
     _check_shapes(stored, expected)
     return EDM2Network(config, {name: _read(name, stored[name]) for name in expected})
 
@@ -97,11 +97,6 @@ def _part(module: Mapping[str, Any], kind: str, prefix: str) -> list[tuple[str, 
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise EDM2Error(f"module {prefix.rstrip('.') or 'ema'} has no {kind}")
     return [(name, value) for name, value in content.items() if value is not None]
-
-
-def _expected(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in TrigFlowNet(config).state_dict().items()}
 
 
 def _check_shapes(stored: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.edm2_pickle import EDM2Error
-from models.network import FLAVOURS, SIGMA_DATA, NetworkConfig
-from models.trigflow import WEIGHT_CHANNELS
+from models.network import FLAVOURS, SIGMA_DATA, WEIGHT_CHANNELS, NetworkConfig
 from models.unet import ACTIVATION_BOUND, ATTENTION_BALANCE, CONCAT_BALANCE, EMBEDDING_BALANCE, RESIDUAL_BALANCE
 
 POSITIONAL = ("img_resolution", "img_channels", "label_dim", "use_fp16", "sigma_data", "logvar_channels")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 SIGMA_DATA = 0.5  # the standard deviation that all data are scaled to
+WEIGHT_CHANNELS = 128  # of the weighting head's embedding
 
 TimeInput = Literal["t", "log_sigma"]
 EmbeddingKind = Literal["positional", "fourier"]

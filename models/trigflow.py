@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from models.dropout import Dropout
 from models.dual import Dual, Signal, value_of
 from models.embedding import CosineEmbedding, noise_condition
-from models.network import SIGMA_DATA, NetworkConfig
+from models.network import SIGMA_DATA, WEIGHT_CHANNELS, NetworkConfig
 from models.primitives import MPLinear
 from models.unet import UNet
 
 SIGMA_MAX = 80.0
 T_MAX = math.atan(SIGMA_MAX / SIGMA_DATA)  # 1.5645: where sampling starts
-WEIGHT_CHANNELS = 128
 
 
 def time_from_sigma(sigma: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data_pipeline.files import atomic_folder, sha256_file, write_json_atomic
 from models.family import count_parameters, network_config
+from models.shape import state_shapes
 from models.trigflow import TrigFlowNet
 from models.unet import NetworkConfig
 from scaling.config.validation import Section, validate
@@ -102,7 +103,7 @@ def save_model(
         parameters=count_parameters(config),
         source=source,
     )
-    weights = {name: state[name].detach().to("cpu", torch.float32).contiguous() for name in _shapes(config)}
+    weights = {name: state[name].detach().to("cpu", torch.float32).contiguous() for name in state_shapes(config)}
     with atomic_folder(folder) as partial:
         try:
             safetensors.torch.save_file(weights, partial / WEIGHTS, {METADATA: description.canonical()})
@@ -158,14 +159,9 @@ def _check_weights(path: Path, config: NetworkConfig, description: Description) 
         raise ModelError(
             f"{path}: belongs to another {CONFIG} than the one beside it: one was altered; make the folder again"
         )
-    expected = _shapes(config)
+    expected = state_shapes(config)
     if wrong := [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]:
         raise ModelError(
             f"{path}: {wrong[0]} has shape {shapes.get(wrong[0])} where {expected.get(wrong[0])} belongs: "
             "not the network of its description; make the folder again"
         )
-
-
-def _shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in TrigFlowNet(config).state_dict().items()}
