@@ -8,20 +8,21 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import safetensors.torch
-import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from data_pipeline.files import atomic_folder, sha256_file, write_json_atomic
 from models.family import count_parameters, network_config
+from models.network import NetworkConfig
 from models.shape import state_shapes
-from models.trigflow import TrigFlowNet
-from models.unet import NetworkConfig
 from scaling.config.validation import Section, validate
+
+if TYPE_CHECKING:  # a description is read without torch
+    from torch import Tensor
+
+    from models.trigflow import TrigFlowNet
 
 FORMAT = "trigscale-model-1"
 WEIGHTS = "model.safetensors"
@@ -75,11 +76,17 @@ class SavedModel:
 
     def state(self) -> dict[str, Tensor]:
         """The weights by the names of TrigFlowNet, float32, verified."""
+        from safetensors.torch import load_file
+
         self.verify()
-        return safetensors.torch.load_file(self.folder / WEIGHTS)
+        return load_file(self.folder / WEIGHTS)
 
     def network(self) -> TrigFlowNet:
         """The network with its weights on the CPU, for inference."""
+        import torch
+
+        from models.trigflow import TrigFlowNet
+
         with torch.device("meta"):
             net = TrigFlowNet(self.config)
         net.load_state_dict(self.state(), assign=True)
@@ -96,6 +103,9 @@ def save_model(
     source: Source | None,
 ) -> SavedModel:
     """Write a network to a new folder. Raises OSError where that is occupied or cannot be written."""
+    import torch
+    from safetensors.torch import save_file
+
     description = Description(
         parameterization=parameterization,
         network=json.loads(json.dumps(config.describe())),
@@ -106,7 +116,7 @@ def save_model(
     weights = {name: state[name].detach().to("cpu", torch.float32).contiguous() for name in state_shapes(config)}
     with atomic_folder(folder) as partial:
         try:
-            safetensors.torch.save_file(weights, partial / WEIGHTS, {METADATA: description.canonical()})
+            save_file(weights, partial / WEIGHTS, {METADATA: description.canonical()})
         except SafetensorError as error:
             raise ModelError(f"{folder}: the weights cannot be written: {error}") from error
         content = {"format": FORMAT, **description.model_dump(mode="json"), "sha256": sha256_file(partial / WEIGHTS)}
@@ -148,7 +158,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _check_weights(path: Path, config: NetworkConfig, description: Description) -> None:
     """Raise ModelError unless the file holds the network's tensors and this description."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             carried = (file.metadata() or {}).get(METADATA)
     except FileNotFoundError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from scaling.analysis.summary import analyse
 from scaling.analysis.table import PUBLISHED, load_table
 from scaling.config.families import CONFIGS, load_family
 from scaling.plan.costs import count
+from scaling.weights.edm2 import import_edm2
 from tests.models.edm2_files import TINY, random_state, write_network
 
 Fixture = Any  # conftest.py says what it is
@@ -90,6 +93,25 @@ def test_import_and_show(cli: Fixture, tmp_path: Path, kind: str, parameterizati
     shown = cli("model", "show", to).out
     assert "network.time_embedding" in shown
     assert facts["sha256"][:16] in shown
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # to import it raises
+from scaling.cli.main import app
+for target in sys.argv[1:]:
+    app(["model", "show", target, "--json"], standalone_mode=False)
+"""
+
+
+def test_presets_and_weights_at_rest_are_shown_without_torch(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "x.pkl", random_state(TINY))
+    folder = import_edm2(path, tmp_path / "model", "edm").folder
+    command = [sys.executable, "-c", WITHOUT_TORCH, "img512/s", str(folder)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    for text in ('"parameters": 280212837', '"parameterization": "edm"', '"channel_mult": ['):
+        assert text in found.stdout
 
 
 def test_a_hostile_file_is_refused(cli: Fixture, tmp_path: Path) -> None:
