@@ -154,7 +154,7 @@ def test_table_is_read_with_and_without_seeds(tmp_path: Path) -> None:
             r"macs is 102\.2 in line 3 and 2\.8e\+11 in line 2, of one ta",
         ),
         (("version https://git-lfs.github.com/spec/v1",), r"is a Git LFS pointer"),
-        (("PK\3\4",), r"is a zip archive \(.npz, .xlsx"),
+        (("PK\3\4",), "is a zip archive"),
         ((HEADER + ",n", "scd,1,1,s,1e6,2,5000", "scd,2,2,s,1e6,2,50000"), r"line 3, column n: '50000'.*'5000'"),
         ((HEADER,), r"no rows"),
         (("",), r"line 1: no column 'method'"),
