@@ -35,7 +35,7 @@ def right(*headings: str) -> tuple[str, ...]:
 
 def add(made: Table, *cells: str) -> None:
     """Add a row of plain text: names from files are text, whatever brackets they hold."""
-    made.add_row(*(escape(cell) for cell in cells))
+    made.add_row(*map(Text, cells))
 
 
 def least_width(made: Table, console: Console) -> int:
