@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from scaling.config.families import CONFIGS
 from scaling.config.sections import (
     METHODS,
     ConsistencyRecipe,
@@ -28,7 +29,7 @@ from scaling.config.sections import (
     Teacher,
     VsdRecipe,
 )
-from scaling.config.validation import Section, apply_override, read_yaml, validate
+from scaling.config.validation import ConfigError, Section, apply_override, choices, read_yaml, validate
 
 DEFAULT_METHODS: tuple[Method, ...] = ("teacher", "scd", "sct")
 
@@ -36,11 +37,17 @@ SizeSection = Literal["teacher", "scd", "sct", "vsd", "ema", "sampling"]
 S = TypeVar("S", bound=Section)
 
 
+def _folder_name(name: str) -> str:
+    if not name or name[0] == "." or "/" in name or "\0" in name:
+        raise ValueError("names a folder too: write it without slashes and without a dot in front, such as fashion-2")
+    return name
+
+
 class StudyConfig(Section):
     """A scaling study: a family of sizes, the methods to compare, and how to train, sample and judge them."""
 
-    name: str = Field(
-        pattern=r"^[^/.\x00][^/\x00]*$", description="name of the study and of its folder, without slashes"
+    name: Annotated[str, AfterValidator(_folder_name)] = Field(
+        description="name of the study and of its folder, without slashes"
     )
     family: str = Field(description="family of sizes: a name in configs/family, or a YAML file")
     sizes: tuple[str, ...] = Field(min_length=1, description="sizes of the family to run")
@@ -168,9 +175,24 @@ class StudyConfig(Section):
         return validate(type(base), {**base.model_dump(), **changes}, f"by_size.{size}.{section}")
 
 
+def find_study(path: Path) -> Path:
+    """The file at `path`, else the one of that name that is shipped: "fashion" is configs/study/fashion.yaml.
+
+    Raises ConfigError where there is neither.
+    """
+    if path.exists():
+        return path
+    shipped = {file.stem: file for file in sorted((CONFIGS / "study").glob("*.yaml"))}
+    if str(path) in shipped:
+        return shipped[str(path)]
+    raise ConfigError(
+        f"{path}: no such file; of the shipped studies, which go by name, {choices(path.stem, [*shipped])}"
+    )
+
+
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study file and apply overrides of the form key.sub=value (the value is read as YAML)."""
-    content = read_yaml(path)
+    content = read_yaml(find_study(path))
     for override in overrides:
         apply_override(content, override)
     return validate(StudyConfig, content, str(path))
