@@ -145,7 +145,7 @@ def test_a_distant_profile_is_made_on_request_only(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Between two snapshots, too narrow."""
-    made = reconstruct(trained.home, SPEC, 0.02, updates=29, max_error=1)
+    made = reconstruct(trained.home, SPEC, 0.02, updates=29, max_error=2)
     assert made.error > 0.2
     assert max(term.updates for term in made.terms) == 26
     ask = [trained.home, "--sigma-rel", 0.02, "--updates", 29, "--to", tmp_path / "model"]
