@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,23 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import RootModel
 
 from data_pipeline.fashion import load_fashion
-from data_pipeline.files import write_json_atomic
 from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
 from models.encoders import ENCODERS, Encoder, get_encoder
 from scaling.config.sections import Data
 from scaling.config.validation import ConfigError, nearest
+from scaling.run.home import read_model, sound, write_model
 from scaling.run.spec import RunData
 
 BATCH = 1000
+
+
+class Stamp(RootModel[dict[str, list[int]]]):
+    """Size in bytes and time of change of every file of a folder of shards that was verified."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,11 @@ def verified(shards: Path, encoder: str, stamps: Path) -> Manifest:
         )
     state = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards.iterdir())}
     stamp = stamps / f"verified-{manifest.content_sha256[:12]}.json"
-    if not stamp.exists() or json.loads(stamp.read_text()) != state:
+    known = sound(stamp, lambda: read_model(stamp, Stamp))
+    if known is None or known.root != state:
         verify(shards)
         stamps.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(stamp, state)
+        write_model(stamp, Stamp(state))
     return manifest
 
 

@@ -7,19 +7,20 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipeline.files import write_json_atomic
 from scaling.data.reference import write_reference
 from scaling.data.sources import prepare
 from scaling.plan.costs import seconds_estimate
+from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
+from scaling.run.home import StudyFolder, write_model
 from scaling.run.locks import locked
+from scaling.run.schemas import Environment, StudyRuns
 from scaling.run.spec import PlannedRun
 from scaling.study.checks import check_fit, check_launch, check_runnable
 from scaling.study.expand import expand
 from scaling.study.launch import worker_environment, workers, write_homes
 from scaling.study.machine import describe_launch
 from scaling.study.open import Study
-from scaling.study.stages import Stages
 from scaling.weights.teacher import verify_weights
 from scaling.work.stopping import EXIT_AGAIN
 from scaling.work.worker import EXIT_USAGE
@@ -44,35 +45,36 @@ def run_study(study: Study, command: str) -> int:
     verify_weights(study.config, study.family)
     device = pick_device(study.config.launch)
     check_launch(study.config, study.family, device)
-    folder = study.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock"):
-        stages = Stages(folder)
-        with stages.stage("data"):
+    folder = StudyFolder(study.folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.lock):
+        clock = Clock(folder.environment, Environment)
+        with clock.stage("data"):
             prepared = prepare(study.config.data, study.config.launch.folder)
             check_fit(study, prepared)
             reference = write_reference(prepared, study.config.evaluation.samples, folder)
-        stages.describe(describe_launch(study.config, prepared, device, command))
+        clock.start(describe_launch(clock.content, study.config, prepared, device, command))
         runs = expand(study.config, study.family, prepared.data)
         write_homes(study, runs, prepared, reference)
-        write_json_atomic(folder / "study.json", {"runs": [run.name for run in runs]})
-        with stages.stage("runs"), open_display(study, runs) as display:
+        write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))
+        with clock.stage("runs"), open_display(study, runs) as display:
             results = launch(study, runs, device.type, display)
-        with stages.stage("report"):
-            report = build_report(folder)
+        with clock.stage("report"):
+            report = build_report(folder.path)
         log.info("report: %s", report)
         return exit_code(results)
 
 
 def launch(study: Study, runs: Sequence[PlannedRun], device: str, display: Any) -> dict[str, int]:
     """Run what has no scores yet, longest chain first; the exit code of each run that failed."""
-    pending = [run for run in runs if not (study.folder / run.name / "scores.json").exists()]
+    homes = {run.name: StudyFolder(study.folder).home(run.name) for run in runs}
+    pending = [run for run in runs if not homes[run.name].is_done()]
     names = {run.name for run in pending}
     jobs = [
         Job(
             name=run.name,
-            command=(sys.executable, "-m", "scaling.work.worker", str(study.folder / run.name)),
-            log=study.folder / run.name / "log.txt",
+            command=(sys.executable, "-m", "scaling.work.worker", str(homes[run.name].path)),
+            log=homes[run.name].log,
             parents=(run.parent.name(),) if run.parent and run.parent.name() in names else (),
             cost=seconds_estimate(run.spec),
         )
