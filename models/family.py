@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from data_pipeline.errors import UserError
 from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import TrigFlowNet
 
 
-class FamilyError(ValueError):
+class FamilyError(UserError):
     """A family that cannot be built, or a size that it does not have."""
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_folder, sha256_file, write_json_atomic
 from models.family import count_parameters, network_config
 from models.trigflow import TrigFlowNet
@@ -29,7 +30,7 @@ METADATA = "trigscale"
 Parameterization = Literal["edm", "trigflow"]
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """A folder of weights that cannot be used or written; the message names the file and the remedy."""
 
 

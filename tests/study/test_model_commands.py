@@ -15,7 +15,7 @@ from models.family import count_macs
 from models.network import NetworkConfig
 from scaling.analysis.published_fids import TABLES, published_fids
 from scaling.analysis.summary import analyse
-from scaling.analysis.table import PUBLISHED, load_table
+from scaling.analysis.table_file import PUBLISHED, load_table
 from scaling.config.families import CONFIGS, load_family
 from scaling.plan.costs import count
 from tests.models.edm2_files import TINY, random_state, write_network
@@ -109,6 +109,10 @@ MISTAKES = {
     "no such pickle": (["import-edm2", "none.pkl", "--to", "to"], "none.pkl"),
     "a folder": (["import-edm2", ".", "--to", "to"], "directory"),
     "text": (["import-edm2", "text.pkl", "--to", "to"], "text.pkl: is damaged or no pickle of EDM2"),
+    "a pointer": (
+        ["import-edm2", "pointer.pkl", "--to", "to"],
+        "pointer.pkl: is a Git LFS pointer, not the file",
+    ),
     "no parent": (["import-edm2", "good.pkl", "--to", "no/where"], "no/where"),
     "occupied": (["import-edm2", "good.pkl", "--to", "full"], "full exists and is not an empty folder"),
     "a file in the way": (["import-edm2", "good.pkl", "--to", "text.pkl"], "text.pkl"),
@@ -124,6 +128,7 @@ def test_mistakes_are_named(cli: Fixture, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     write_network(Path("good.pkl"), random_state(TINY))
     Path("text.pkl").write_text("hello")
+    Path("pointer.pkl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     Path("full").mkdir()
     Path("full/thesis.tex").touch()
     before = sorted(map(str, tmp_path.rglob("*")))
