@@ -23,7 +23,8 @@ from scaling.evaluation.score import METRIC, Real, score
 from scaling.run.devices import pick_device
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunFile, load_run
-from scaling.sampling.generate import generate, sampler_steps, to_npz, untrained
+from scaling.sampling.evaluations import sampler_steps
+from scaling.sampling.generate import generate, to_npz, untrained
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.checkpoints.files import CheckpointError
