@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
+from data_pipeline.foreign import HEAD, no_pickle
 from models.dual import value_of
 from models.edm2_arguments import arguments_of, network_shape
 from models.edm2_pickle import EDM2Error, module_state, read_pickle
 from models.edm2_tensors import StoredTensor, stored_tensor
-from models.foreign import HEAD, foreign_kind
 from models.network import SIGMA_DATA, NetworkConfig
 from models.shape import state_shapes
 from models.trigflow import TrigFlowNet, expand
@@ -42,7 +42,7 @@ def read_edm2(path: Path) -> EDM2Network:
     """
     try:
         with path.open("rb") as stream:
-            if kind := foreign_kind(stream.read(HEAD)):
+            if kind := no_pickle(stream.read(HEAD)):
                 raise EDM2Error(f"is {kind}, not a pickle of EDM2 (network-snapshot-*.pkl)")
             stream.seek(0)
             return convert(read_pickle(stream, path.stat().st_size))

@@ -9,11 +9,12 @@ Names, channels and costs are known without torch, which is imported where tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from data_pipeline.errors import UserError
 from models.network import SIGMA_DATA
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class EncoderError(ValueError):
-    """Images were asked of an encoder that cannot make them here."""
+class EncoderError(UserError):
+    """Images that an encoder does not take, or cannot make here."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ class Codec:
 class Encoder:
     """A named map between images and latents; mean and std are those of its latents over the data, by channel.
 
-    codec: None where the map is a VAE, which this version does not run. decoder_macs: multiply-adds to decode an image.
+    codec: None where the map is a VAE, which this version does not run. takes: height, width and channels of its
+    images, None for any. decoder_macs: multiply-adds to decode an image.
     """
 
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     codec: Codec | None
+    takes: tuple[int | None, int | None, int] = (None, None, 3)
     decoder_macs: float = 0.0
 
     def require_codec(self) -> Codec:
@@ -56,8 +59,25 @@ class Encoder:
         return self.codec
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images uint8 [N, H, W, C] -> latents [N, c, h, w], unnormalised. Raises EncoderError."""
-        return self.require_codec().encode(images)
+        """Images uint8 [N, H, W, C] -> latents [N, c, h, w], unnormalised.
+
+        Raises:
+            EncoderError: this version cannot run the map, or the images are not what it takes; names those that fit.
+        """
+        import torch
+
+        codec = self.require_codec()
+        if images.dtype != torch.uint8 or images.ndim != 4 or not self.fits(images.shape[1:]):
+            raise EncoderError(
+                f"encoder {self.name!r} takes images uint8 of {_size(self.takes)}, these are "
+                f"{str(images.dtype).removeprefix('torch.')} of {_size(images.shape[1:])}: {_fitting(images.shape[1:])}"
+            )
+        return codec.encode(images)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether the map takes images of this height, width and number of channels, and can be run."""
+        sizes = zip(self.takes, shape, strict=False)
+        return self.codec is not None and len(shape) == 3 and all(take in (None, size) for take, size in sizes)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents [N, c, h, w], unnormalised -> images uint8 [N, H, W, C]. Raises EncoderError."""
@@ -83,6 +103,18 @@ class Encoder:
 
         mean, std = torch.tensor([self.mean, self.std], device=device, dtype=dtype).reshape(2, 1, -1, 1, 1)
         return mean, std
+
+
+def _size(shape: Sequence[int | None]) -> str:
+    return f"any size, {shape[-1]} channels" if None in shape else "x".join(map(str, shape))
+
+
+def _fitting(shape: Sequence[int]) -> str:
+    """Which encoders take images of this height, width and number of channels."""
+    names = [encoder.name for encoder in ENCODERS.values() if encoder.fits(shape)]
+    if not names:
+        return "no encoder takes these: bring them to a size that one takes, or write an Encoder for them"
+    return f"encoders that take these: {', '.join(names)}"
 
 
 def _pixels_to_unit(images: Tensor) -> Tensor:
@@ -117,6 +149,7 @@ FASHION_S2D = Encoder(
     mean=(-0.55969, -0.56052, -0.56302, -0.56299),
     std=(0.62627, 0.62712, 0.62619, 0.62756),
     codec=Codec(_space_to_depth, _depth_to_space),
+    takes=(16, 16, 1),
 )
 
 # Pixels in [-1, 1], which EDM takes to have standard deviation 0.5: they reach the network as they are.

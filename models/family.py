@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from data_pipeline.errors import UserError
 from models.network import FLAVOURS, NetworkConfig
 from models.shape import count_macs, count_parameters
 
 __all__ = ["Family", "FamilyError", "build_family", "count_macs", "count_parameters", "network_config"]
 
 
-class FamilyError(ValueError):
+class FamilyError(UserError):
     """A family that cannot be built, or a size that it does not have."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from data_pipeline.errors import UserError
+
 FULL = "make room there, then launch again"
 CLOSED = "make it writable or choose another folder, then launch again"
 OCCUPIED = "choose another folder, or move away what is in its place"
@@ -26,7 +28,7 @@ class TrainingError(Exception):
     """Training cannot go on; the message names the step and the tensor."""
 
 
-class ParallelError(Exception):
+class ParallelError(UserError):
     """A strategy that cannot be had here; the message says what to change."""
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -73,9 +73,15 @@ def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) ->
 
 
 def pack_images(
-    images: np.ndarray, labels: np.ndarray, encoder: Encoder, folder: Path, dataset: str, num_classes: int
+    images: np.ndarray,
+    labels: np.ndarray,
+    encoder: Encoder,
+    folder: Path,
+    dataset: str,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
 ) -> Manifest:
-    """Encode images uint8 [N, H, W, C] and write them as shards, unnormalised float16."""
+    """Encode images uint8 [N, H, W, C] and write them as shards, unnormalised float16. Raises EncoderError."""
 
     def samples() -> Iterator[tuple[np.ndarray, int]]:
         for start in range(0, len(images), BATCH):
@@ -83,7 +89,14 @@ def pack_images(
             latents = encoder.encode(torch.from_numpy(images[part])).to(torch.float16).numpy()
             yield from zip(latents, labels[part].tolist(), strict=True)
 
-    return write_shards(samples(), folder, dataset=dataset, encoder=encoder.name, num_classes=num_classes)
+    return write_shards(
+        samples(),
+        folder,
+        dataset=dataset,
+        encoder=encoder.name,
+        num_classes=num_classes,
+        class_names=class_names,
+    )
 
 
 def verified(shards: Path, encoder: str, stamps: Path) -> Manifest:

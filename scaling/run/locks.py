@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_pipeline.errors import UserError
+
 POLL_SECONDS = 0.2
 
 
-class InUse(Exception):
+class InUse(UserError):
     """Another process holds the folder; the message names it and the remedy."""
 
 

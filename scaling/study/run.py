@@ -50,7 +50,7 @@ def run_study(study: Study, command: str) -> int:
         stages = Stages(folder)
         with stages.stage("data"):
             prepared = prepare(study.config.data, study.config.launch.folder)
-            check_fit(study, prepared.shards)
+            check_fit(study, prepared)
             reference = write_reference(prepared, study.config.evaluation.samples, folder)
         stages.describe(describe_launch(study.config, prepared, device, command))
         runs = expand(study.config, study.family, prepared.data)

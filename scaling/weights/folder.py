@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_folder, sha256_file, write_json_atomic
 from models.family import count_parameters, network_config
 from models.network import NetworkConfig
@@ -31,7 +32,7 @@ METADATA = "trigscale"
 Parameterization = Literal["edm", "trigflow"]
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """A folder of weights that cannot be used or written; the message names the file and the remedy."""
 
 

@@ -14,21 +14,16 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from data_pipeline.manifest import DataError
-from models.family import FamilyError
-from scaling.config.validation import ConfigError
-from scaling.errors import Interrupted, ParallelError, TrainingError, explain
-from scaling.run.locks import InUse, locked
+from data_pipeline.errors import UserError
+from scaling.errors import Interrupted, TrainingError, explain
+from scaling.run.locks import locked
 from scaling.run.spec import load_run
-from scaling.training.checkpoints.files import CheckpointError
-from scaling.weights.folder import ModelError
 from scaling.work.stages import run
 from scaling.work.stopping import EXIT_AGAIN, StopRequest
 from slurm.ranks import run_ranks
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 LOCK_SECONDS = 60.0
-USAGE_ERRORS = (ConfigError, FamilyError, ModelError, DataError, CheckpointError, ParallelError, InUse, OSError)
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +46,7 @@ def main() -> int:
     except Interrupted as error:
         log.info("%s", error)
         return EXIT_AGAIN
-    except USAGE_ERRORS as error:
+    except (UserError, OSError) as error:
         log.error("%s", explain(error))
         return EXIT_USAGE
     except TrainingError as error:

@@ -317,14 +317,14 @@ def other_files(folder: Path) -> dict[str, tuple[Path, str]]:
     (folder / "plain.pkl").write_bytes(pickle.dumps({"ema": {"x": 1}}))
     says = {
         "empty.pkl": "is empty (download it again)",
-        "page.pkl": "is a web page (the download failed)",
-        "denied.pkl": "is a web page (the download failed)",
-        "pointer.pkl": "is a pointer of Git LFS to the file (`git lfs pull` gets it)",
+        "page.pkl": "is a web page: was a download answered",
+        "denied.pkl": "is a web page: was a download answered",
+        "pointer.pkl": "is a Git LFS pointer, not the file itself: `git lfs pull`",
         "text.pkl": "is a text that begins with 'h\xe9llo'",
         "packed.pkl": "is a gzip file: unpack it first",
         "packed.tar": "is a tar archive: unpack it first",
         "arrays.npz": "is an .npz of NumPy arrays",
-        "array.npy": "is a NumPy array",
+        "array.npy": "is a .npy file, one array without a name",
         "data.zip": "is a zip archive",
         "training-state.pt": "is a PyTorch file (a zip archive, such as a training state)",
         "old.pt": "is a PyTorch file of the old format",

@@ -17,7 +17,7 @@ from models.family import count_macs
 from models.network import NetworkConfig
 from scaling.analysis.published_fids import TABLES, published_fids
 from scaling.analysis.summary import analyse
-from scaling.analysis.table import PUBLISHED, load_table
+from scaling.analysis.table_file import PUBLISHED, load_table
 from scaling.config.families import CONFIGS, load_family
 from scaling.plan.costs import count
 from scaling.weights.edm2 import import_edm2
@@ -134,7 +134,10 @@ MISTAKES = {
         ["import-edm2", "text.pkl", "--to", "to"],
         "text.pkl: is a text that begins with 'hello', not a pickle of EDM2",
     ),
-    "a pointer": (["import-edm2", "pointer.pkl", "--to", "to"], "pointer.pkl: is a pointer of Git LFS to the file"),
+    "a pointer": (
+        ["import-edm2", "pointer.pkl", "--to", "to"],
+        "pointer.pkl: is a Git LFS pointer, not the file itself",
+    ),
     "no parent": (["import-edm2", "good.pkl", "--to", "no/where"], "no/where"),
     "occupied": (["import-edm2", "good.pkl", "--to", "full"], "full exists and is not an empty folder"),
     "a file in the way": (["import-edm2", "good.pkl", "--to", "text.pkl"], "text.pkl"),

@@ -1,4 +1,4 @@
-"""What a file is that is no pickle of EDM2, told by its first bytes alone."""
+"""What a file is that is not what was expected, told by its first bytes alone, with a remedy where there is one."""
 
 from __future__ import annotations
 
@@ -6,42 +6,53 @@ import codecs
 import re
 
 HEAD = 512  # bytes that are looked at
+PICKLE = "a pickle"
 
 KINDS = {
-    b"\x93NUMPY": "a NumPy array",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: `git lfs pull` brings the file",
+    b"\x93NUMPY": "a .npy file, one array without a name",
     b"\x1f\x8b": "a gzip file: unpack it first",
     b"BZh": "a bzip2 file: unpack it first",
     b"\xfd7zXZ": "an xz file: unpack it first",
     b"\x28\xb5\x2f\xfd": "a Zstandard file: unpack it first",
     b"\x89HDF": "an HDF5 file",
-    b"\x89PNG": "a PNG image",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"%PDF": "a PDF",
     b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": "a PyTorch file of the old format",
-    b"version https://git-lfs": "a pointer of Git LFS to the file (`git lfs pull` gets it)",
+    b"\xff\xfe": "text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "text in UTF-16: save it as UTF-8",
+    **{bytes((0x80, protocol)): PICKLE for protocol in range(2, 6)},
 }
 ZIP = b"PK\x03\x04"
 ZIP_NAME = 30  # where the name of a zip archive's first member begins
 BOM = b"\xef\xbb\xbf"
+PAGE = re.compile(rb"<(!doctype|html|\?xml)[\s>]", re.IGNORECASE)
 PROTOCOL_0 = re.compile(rb"\(|c[\w.]+\n[\w.]+\n")  # a mark or a global: what it wants is told when it is walked
 TAR = 257  # where a tar archive says so
 
 
-def foreign_kind(head: bytes) -> str | None:
-    """A name for the file that begins with these bytes, and what to do about it; None where it may be a pickle."""
-    if not head:
-        return "empty (download it again)"
+def kind_of(head: bytes) -> str | None:
+    """What the file is that begins with these bytes; None where they tell nothing, as those of most texts."""
     if head.startswith(ZIP):
         return _zip_kind(head)
     if head[8:10] == b'{"':
         return "a safetensors file"
     if head[TAR : TAR + 5] == b"ustar":
         return "a tar archive: unpack it first"
-    for magic, name in KINDS.items():
-        if head.startswith(magic):
-            return name
-    text = head.removeprefix(BOM).lstrip()
-    if text.startswith(b"<"):
-        return "a web page (the download failed)"
-    return _text_kind(text)
+    if PAGE.match(head.removeprefix(BOM).lstrip()):
+        return "a web page: was a download answered by a page that asks to log in?"
+    return next((kind for magic, kind in KINDS.items() if head.startswith(magic)), None)
+
+
+def no_pickle(head: bytes) -> str | None:
+    """What the file is that begins with these bytes, where it cannot be a pickle; None where it may be one."""
+    if not head:
+        return "empty (download it again)"
+    kind = kind_of(head)
+    if kind is not None:
+        return None if kind == PICKLE else kind
+    return _text_kind(head.removeprefix(BOM).lstrip())
 
 
 def _text_kind(text: bytes) -> str | None:
