@@ -39,7 +39,7 @@ BATCH = 10007  # as WIDTH a prime that no other length of a network is a multipl
 def count_timeline(
     network: NetworkConfig, dual: bool, checkpointing: bool, precision: Precision, dropout_to: int | None
 ) -> Timeline:
-    """Live bytes at the moments that can be the peak of a step. The network's model_channels are a multiple of WIDTH."""
+    """Live bytes at the moments that can be the peak of a step; model_channels are a multiple of WIDTH."""
     events = transient_events(network, BATCH, dual, checkpointing, precision, dropout_to)
     table = np.zeros((len(events), 6), np.int64)
     for row, size in enumerate(events):
