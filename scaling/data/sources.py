@@ -18,9 +18,8 @@ from data_pipeline.fashion import load_fashion
 from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
-from models.encoders import ENCODERS, Encoder, get_encoder
+from models.encoders import Encoder, get_encoder
 from scaling.config.sections import Data
-from scaling.config.validation import ConfigError, nearest
 from scaling.run.home import read_model, sound, write_model
 from scaling.run.spec import RunData
 
@@ -38,13 +37,6 @@ class Prepared:
     shards: Path
     held_out: Path
     data: RunData
-
-
-def known_encoder(name: str, key: str) -> Encoder:
-    """The encoder of that name; ConfigError names the `key` that it was given by and the nearest known."""
-    if name not in ENCODERS:
-        raise ConfigError(f"{key}: unknown encoder {name!r}; {nearest(name, sorted(ENCODERS))}")
-    return ENCODERS[name]
 
 
 def prepare(data: Data, folder: Path) -> Prepared:

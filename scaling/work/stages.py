@@ -25,7 +25,8 @@ from scaling.run.randomness import derive_seed
 from scaling.run.samples import Samples, maker, read_samples
 from scaling.run.schemas import RunScores, StepScore, Timings
 from scaling.run.spec import RunFile, load_run
-from scaling.sampling.generate import generate, sampler_steps, untrained
+from scaling.sampling.evaluations import sampler_steps
+from scaling.sampling.generate import generate, untrained
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.checkpoints.files import CheckpointError

@@ -17,7 +17,8 @@ from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
-from scaling.sampling.generate import generate, sampler_steps
+from scaling.sampling.evaluations import sampler_steps
+from scaling.sampling.generate import generate
 from scaling.training.sharding.gather import gather
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World

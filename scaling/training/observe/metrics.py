@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from data_pipeline.files import naming, write_text_atomic
 from scaling.run.home import RunHome
 from scaling.run.metrics import read_metrics
@@ -23,6 +21,8 @@ def take_peak_memory() -> int:
 
     Of a process that uses no GPU, the most of the machine's memory that it ever took.
     """
+    import torch  # not above: readers of a run's metrics do without
+
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peak = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
