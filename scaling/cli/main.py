@@ -14,7 +14,7 @@ from scaling.cli.model import model_app
 from scaling.cli.single import doctor, evaluate, fit, sample
 from scaling.cli.study import study_app
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 app = typer.Typer(
     help="Scaling studies of continuous-time consistency models (sCM): train, distil, measure, fit, report.",
@@ -40,11 +40,11 @@ def usage_errors() -> tuple[type[Exception], ...]:
     from scaling.config.validation import ConfigError
     from scaling.errors import ParallelError
     from scaling.report.record import ReportError
-    from scaling.run.locks import InUse
+    from scaling.run.locks import LockError
     from scaling.training.checkpoints.files import CheckpointError
     from scaling.weights.folder import ModelError
 
-    ours = (ConfigError, FamilyError, DataError, CheckpointError, ParallelError, TableError, ReportError, InUse)
+    ours = (ConfigError, FamilyError, DataError, CheckpointError, ParallelError, TableError, ReportError, LockError)
     return (*ours, EDM2Error, EncoderError, ModelError)
 
 
@@ -54,8 +54,6 @@ def run_cli(command: Callable[[], Any]) -> int:
         command()
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else EXIT_FAILED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_FAILED
     except (OSError, *usage_errors()) as error:
@@ -66,11 +64,7 @@ def run_cli(command: Callable[[], Any]) -> int:
     return 0
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def run() -> int:
+    """Run the command that was given to this process and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    sys.exit(run_cli(app))
-
-
-if __name__ == "__main__":
-    main()
+    return run_cli(app)

@@ -37,9 +37,12 @@ class Stages:
         try:
             yield
         finally:
-            seconds = time.monotonic() - start
-            stages = self._content["stages"]
-            stages[name] = round(stages.get(name, 0.0) + seconds, 3)
-            self._content["wall_seconds"] = round(self._content["wall_seconds"] + seconds, 3)
-            if "started" in self._content:
-                write_json_atomic(self._path, self._content)
+            self.add(name, time.monotonic() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds of a stage."""
+        stages = self._content["stages"]
+        stages[name] = round(stages.get(name, 0.0) + seconds, 3)
+        self._content["wall_seconds"] = round(self._content["wall_seconds"] + seconds, 3)
+        if "started" in self._content:
+            write_json_atomic(self._path, self._content)
