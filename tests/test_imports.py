@@ -86,7 +86,7 @@ from pathlib import Path
 
 import scaling.data.sources
 from scaling.work.stopping import StopRequest
-from scaling.work.worker import run
+from scaling.work.stages import run
 
 for home in sys.argv[1:]:
     run(Path(home), StopRequest())

@@ -37,6 +37,10 @@ class Clock(Generic[C]):
         try:
             yield
         finally:
-            self.content = self.content.adding(name, time.monotonic() - start)
-            if self._started:
-                write_model(self._path, self.content)
+            self.add(name, time.monotonic() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds of a stage."""
+        self.content = self.content.adding(name, seconds)
+        if self._started:
+            write_model(self._path, self.content)

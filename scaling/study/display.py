@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from scaling.errors import printable
 from scaling.plan.costs import seconds_estimate
 from scaling.run.home import RunHome
 from scaling.run.metrics import read_metrics
@@ -96,7 +97,7 @@ def _note(last: dict[str, Any], steps: int) -> str:
 def _tail(path: Path, lines: int = 5) -> str:
     if not path.exists():
         return ""
-    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = printable(path.read_text(encoding="utf-8", errors="replace")).splitlines()
     return "\n".join(f"    {line}" for line in text[-lines:])
 
 

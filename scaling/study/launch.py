@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from scaling.study.open import Study
 from scaling.training.sharding.placement import strategy_of
 
 ROOT = Path(__file__).resolve().parents[2]
+# What torchrun and its like tell the processes that they start.
+RANKS = re.compile("((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE))|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|TRIGSCALE_LISTENER")
 
 
 def launch_of(config: StudyConfig, family: Family, size: str) -> Launch:
@@ -34,10 +37,15 @@ def workers(config: StudyConfig, device: str) -> int:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: ours, with the threads of all libraries bounded and this checkout importable."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    """The environment of a worker: ours, with the threads of all libraries bounded and this checkout importable.
+
+    What says which rank of another job this process is does not reach the workers. Nor does anything that would let
+    them import from the current folder, where a stranger's file may have the name of a library's module.
+    """
+    kept = {name: value for name, value in os.environ.items() if not RANKS.fullmatch(name)}
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(path).is_absolute()]
     bounds = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return {**os.environ, **bounds, "PYTHONPATH": path}
+    return {**kept, **bounds, "PYTHONPATH": os.pathsep.join([str(ROOT), *paths]), "PYTHONSAFEPATH": "1"}
 
 
 def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, reference: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from data_pipeline.files import naming, write_text_atomic
+from data_pipeline.files import naming, open_in_place, write_text_atomic
 from scaling.run.home import RunHome
 from scaling.run.metrics import read_metrics
 
@@ -62,7 +62,7 @@ class MetricsLog:
         kept = [entry for entry in read_metrics(self._path).lines if entry["step"] <= resume_step]
         write_text_atomic(self._path, "".join(json.dumps(entry) + "\n" for entry in kept))
         # Unbuffered: what could not be written must not be tried again on closing.
-        self._file = self._path.open("ab", buffering=0)
+        self._file = os.fdopen(open_in_place(self._path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)
         self._batch, self._trackers = batch, trackers
         self._last = (resume_step, time.monotonic())
 
