@@ -22,10 +22,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
-from torch.autograd import forward_ad
 
-from kernels import functions, operators, reference
+from kernels import (
+    functions,  # noqa: F401  # pyright: ignore[reportUnusedImport]  (the operators' derivatives)
+    operators,
+    reference,
+)
 
 Path = Literal["triton", "chunked", "plain", "reference"]
 PATHS = ("triton", "chunked", "plain", "reference")
@@ -58,10 +60,7 @@ def attention(
     if path in ("plain", "reference"):
         with operators.without_autocast(q.device):
             return reference.attention(q, k, v, scale, causal, _wide(path, q))
-    if (tangents := _tangents(q, k, v)) is None:
-        return functions.call(operators.forward, q, k, v, scale, causal, path)[0]
-    primals = (forward_ad.unpack_dual(x).primal for x in (q, k, v))
-    return forward_ad.make_dual(*attention_jvp(*primals, *tangents, scale=scale, causal=causal, path=path))
+    return operators.forward(q, k, v, scale, causal, path)[0]
 
 
 def attention_jvp(
@@ -96,20 +95,8 @@ def attention_jvp(
     if path in ("plain", "reference"):
         with operators.without_autocast(q.device):
             return reference.attention_jvp(q, k, v, tq, tk, tv, scale, causal, tangent_grad, _wide(path, q))
-    out, tangent, *_ = functions.call(operators.jvp, q, k, v, tq, tk, tv, scale, causal, path, tangent_grad)
+    out, tangent, *_ = operators.jvp(q, k, v, tq, tk, tv, scale, causal, path, tangent_grad)
     return out, tangent
-
-
-def _tangents(*tensors: Tensor) -> list[Tensor | None] | None:
-    """The forward-mode tangents of the innermost level, or None where there are none to be seen.
-
-    Below a vmap they cannot be seen: there the forward mode of `functions.Attention` is taken.
-    """
-    batched = not torch.compiler.is_compiling() and any(map(is_batchedtensor, tensors))
-    if forward_ad._current_level < 0 or batched:
-        return None
-    tangents = [forward_ad.unpack_dual(x).tangent for x in tensors]
-    return None if all(t is None for t in tangents) else tangents
 
 
 def _autocast(*tensors: Tensor | None) -> tuple:
