@@ -114,7 +114,8 @@ def _probabilities(q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
 def _logits(q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
     s = scale * q @ k.mT
     if causal:
-        unseen = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).triu(1)
+        # Made from s: within a transform torch.export takes what is made from nothing for a constant of the trace.
+        unseen = s.new_ones(s.shape[-2:], dtype=torch.bool).triu(1)
         s = s.masked_fill(unseen, -torch.inf)
     return s
 
