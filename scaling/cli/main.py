@@ -16,7 +16,7 @@ from scaling.cli.model import model_app
 from scaling.cli.single import doctor, evaluate, fit, sample
 from scaling.cli.study import study_app
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,8 +54,6 @@ def run_cli(command: Callable[[], Any]) -> int:
         command()
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else EXIT_FAILED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_FAILED
     except (OSError, UserError) as error:
@@ -66,11 +64,7 @@ def run_cli(command: Callable[[], Any]) -> int:
     return 0
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def run() -> int:
+    """Run the command that was given to this process and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    sys.exit(run_cli(app))
-
-
-if __name__ == "__main__":
-    main()
+    return run_cli(app)

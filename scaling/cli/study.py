@@ -22,7 +22,6 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY.SUB=VALUE]...", help="keys to change; `trigscale study keys` lists them all"),
 ]
 
-EXIT_INTERRUPTED = 130
 ACCELERATORS = "a100-40gb, a100-80gb, h100-80gb, h200-141gb or cpu-core"  # in scaling.plan.accelerators
 KEY_COLUMNS = ("key", "type", "default", "meaning")
 
@@ -34,11 +33,7 @@ def study_run(study: StudyFile, overrides: Overrides = None, as_json: AsJson = F
     from scaling.study.run import run_study
 
     opened = open_study(study, overrides or [])
-    try:
-        code = run_study(opened, " ".join(["trigscale", *sys.argv[1:]]))
-    except KeyboardInterrupt:
-        print("stopped; all is saved. The same command again continues.", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    code = run_study(opened, " ".join(["trigscale", *sys.argv[1:]]))
     if code == 0:
         report = opened.folder / "report" / "index.html"
         show([f"report: {report}"], {"report": str(report)}, as_json)
@@ -93,6 +88,8 @@ def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson 
 
     opened = open_study(study, overrides or [])
     states = status(opened.folder)
+    for problem in [problem for state in states for problem in state["damaged"]]:
+        print(f"warning: {problem}", file=sys.stderr)
     show([status_table(opened.config.name, states)], states, as_json)
 
 

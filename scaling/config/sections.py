@@ -139,6 +139,11 @@ class Ema(Section):
         default=(), description="half-lives of plain exponential averages, images seen"
     )
 
+    @property
+    def count(self) -> int:
+        """How many averages are kept, each as large as the network."""
+        return len(self.sigma_rel) + len(self.half_life_images)
+
     @model_validator(mode="after")
     def _keeps_one(self) -> Ema:
         if not self.sigma_rel and not self.half_life_images:
@@ -221,7 +226,8 @@ class Launch(Section):
         default=False, description="compile the blocks of the network: minutes once, then faster steps"
     )
     stop_seconds: PositiveFloat = Field(
-        default=45.0, description="seconds that a run asked to stop may take to save its state"
+        default=25.0,
+        description="seconds that a run asked to stop may take to save its state; torchrun and SLURM kill after 30",
     )
     microbatch: int = Field(
         default=0, ge=0, description="images a device takes in one pass; 0 means the batch / devices"

@@ -16,7 +16,8 @@ from models.trigflow import TrigFlowNet
 from scaling.config.validation import ConfigError, validate
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.run.spec import RunSpec
-from scaling.sampling.generate import generate, sampler_steps, to_npz
+from scaling.sampling.evaluations import sampler_steps
+from scaling.sampling.generate import generate, to_npz
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.files import MANIFEST, POINTER, CheckpointError
 from scaling.weights.folder import CONFIG, ModelError, load_model

@@ -14,19 +14,14 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from itertools import accumulate, pairwise
 
-import torch
-
 from models.network import NetworkConfig
-from models.trigflow import TrigFlowNet
-from models.unet import Block
+from models.shape import Shapes, network_shapes
 from scaling.config.sections import Method, Precision, Strategy
 from scaling.plan.memory.activations import activation_bytes
-from scaling.plan.meta.shapes import ShapesOnly
 from scaling.training.sharding.zero_config import bucket_elements
 
 NODE = 8  # devices that share a fast link: the shard group of HSDP
 WIDE = 4  # bytes of a float32
-STUDENT_DROPOUT = 16  # the finest resolution at which a student drops features (sCM, section 4.1); a teacher's are all
 MOMENTS = 2  # of Adam, beside one number of steps for each parameter
 
 
@@ -53,30 +48,6 @@ class DeviceMemory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """The parameters of a network, the weighting head's included, and its buffers.
-
-    tensors: the shape of each parameter, in the network's order. elements: numbers in the root alone, then in each
-    block in order. buffers: numbers in them.
-    """
-
-    tensors: tuple[tuple[int, ...], ...]
-    elements: tuple[int, ...]
-    buffers: int
-
-
-@lru_cache
-def shapes(network: NetworkConfig) -> Shapes:
-    """What one network is made of."""
-    with torch.device("meta"), ShapesOnly():
-        net = TrigFlowNet(network)
-    sizes = [sum(p.numel() for p in module.parameters()) for module in net.modules() if isinstance(module, Block)]
-    tensors = tuple(tuple(p.shape) for p in net.parameters())
-    root = sum(map(math.prod, tensors)) - sum(sizes)
-    return Shapes(tensors, (root, *sizes), sum(b.numel() for b in net.buffers()))
-
-
 def device_memory(
     network: NetworkConfig,
     method: Method,
@@ -88,12 +59,14 @@ def device_memory(
     emas: int,
     checkpointing: bool,
     guided: bool,
+    dropout_to: int | None,
 ) -> DeviceMemory:
     """The memory of a run on `world` devices with `microbatch` samples a device and pass.
 
     A student distilled with guidance has the guidance input, its teacher has not. VSD trains a fake-score network of
     the student's shape beside it, with no average, and takes the gradient of each of its losses before the next.
-    Activations are counted with dropout: without, a teacher's are up to 9 % fewer.
+    Activations are counted with dropout, at resolutions up to `dropout_to` (None: all): without any, a teacher's are up
+    to 9 % fewer.
     """
     distilled = method in ("scd", "vsd")
     student = replace(network, guidance=guided) if distilled else network
@@ -109,14 +82,14 @@ def device_memory(
         ema=emas * held[0].average,
         gathered=held[0].in_flight + sum(h.gathered for h in (*held, *frozen)),
         frozen=sum(h.weights for h in frozen),
-        activations=_kept_copies(shapes(student), strategy, checkpointing)
+        activations=_kept_copies(network_shapes(student), strategy, checkpointing)
         + activation_bytes(
             student,
             batch=microbatch,
             dual=method != "teacher",
             checkpointing=checkpointing,
             precision=precision,
-            dropout_to=None if method == "teacher" else STUDENT_DROPOUT,
+            dropout_to=dropout_to,
         ),
     )
 
@@ -130,12 +103,18 @@ def _kept_copies(found: Shapes, strategy: Strategy, checkpointing: bool) -> int:
     return WIDE * (max(found.elements) if checkpointing else sum(found.elements))
 
 
+def snapshot_bytes(network: NetworkConfig, emas: int) -> int:
+    """Bytes of the tensors in one snapshot: each average, and the buffers."""
+    found = network_shapes(network)
+    return WIDE * (emas * sum(found.elements) + found.buffers)
+
+
 def checkpoint_bytes(network: NetworkConfig, emas: int, method: Method) -> int:
     """Bytes of the tensors in one checkpoint: weights and buffers, each average, Adam's moments.
 
     VSD saves its fake-score network with moments as well.
     """
-    found = shapes(network)
+    found = network_shapes(network)
     elements = sum(found.elements)
     trained = elements + found.buffers + MOMENTS * elements
     return WIDE * (trained * (2 if method == "vsd" else 1) + emas * elements)
@@ -156,7 +135,7 @@ class _Held:
 
 @lru_cache
 def _held(network: NetworkConfig, strategy: Strategy, world: int) -> _Held:
-    return _LAYOUTS[strategy](shapes(network), world)
+    return _LAYOUTS[strategy](network_shapes(network), world)
 
 
 def _replicated(found: Shapes, world: int) -> _Held:
