@@ -15,9 +15,10 @@ from data_pipeline.images import load_samples
 from models.trigflow import TrigFlowNet
 from scaling.config.validation import ConfigError, validate
 from scaling.evaluation.score import METRIC, Real, score
+from scaling.run.samples import Samples, maker
 from scaling.run.spec import RunSpec
 from scaling.sampling.evaluations import sampler_steps
-from scaling.sampling.generate import generate, to_npz
+from scaling.sampling.generate import generate
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.files import MANIFEST, POINTER, CheckpointError
 from scaling.weights.folder import CONFIG, ModelError, load_model
@@ -43,9 +44,9 @@ def sample_to(path: Path, to: Path, count: int, steps: int | None) -> dict[str, 
             f"--steps {chosen}: the run's sampling.student_guidance has no strength for it, only for steps "
             f"{', '.join(map(str, spec.sampling.student_guidance))}"
         )
-    images, labels = generate(spec, network, chosen, count, device)
+    made = Samples(*generate(spec, network, chosen, count, device), maker(spec.name(), chosen))
     make_parents(to)
-    write_bytes_atomic(to, WRITERS[to.suffix](images, labels))
+    write_bytes_atomic(to, WRITERS[to.suffix](made))
     return {"file": str(to), "run": spec.name(), "samples": count, "steps": chosen}
 
 
@@ -89,14 +90,14 @@ def tile(images: np.ndarray) -> np.ndarray:
     return grid[..., 0] if c == 1 else grid
 
 
-def to_png(images: np.ndarray, labels: np.ndarray) -> bytes:
+def to_png(samples: Samples) -> bytes:
     """One picture of all images."""
     buffer = io.BytesIO()
-    Image.fromarray(tile(images)).save(buffer, "PNG")
+    Image.fromarray(tile(samples.images)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-WRITERS = {".png": to_png, ".npz": to_npz}
+WRITERS = {".png": to_png, ".npz": Samples.to_npz}
 
 
 def evaluate_npz(path: Path, reference: Path) -> dict[str, Any]:
