@@ -192,11 +192,12 @@ def test_damaged_samples_and_an_edited_config(
     (home / "scores.json").unlink()
     (samples,) = (home / "samples").iterdir()
     os.truncate(samples, samples.stat().st_size // 2)
-    refused = spawn("scaling.work.worker", home).wait()
-    assert refused.code == 2
-    assert f"{samples} cannot be read as .npz of plain arrays" in refused.err
-    assert "delete it and launch again" in refused.err
-    samples.unlink()
+    again = spawn("scaling.work.worker", home).wait()
+    assert again.code == 0, again.err
+    assert f"{samples} cannot be read as .npz of plain arrays" in again.err
+    assert f"set aside as {samples.name}.damaged" in again.err
+    (home / "samples" / f"{samples.name}.damaged").unlink()
+    (home / "scores.json").unlink()
 
     config = home / "config.yaml"
     content = yaml.safe_load(config.read_text())
@@ -229,23 +230,24 @@ def test_names_with_spaces_and_quotes(tmp_path: Path, write_study: Fixture, cli:
     assert str(report) in cli("study", "report", moved).out
 
 
-def test_two_studies_may_pack_the_same_data_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_studies_pack_the_same_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2, timeout=60)
+    packed: list[Path] = []
+    pack = datasets.pack_images
 
     def load(split: str) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((30, 16, 16), np.uint8), np.arange(30) % 10
 
-    pack = datasets.pack_images
-
-    def pack_together(*arguments: Any) -> Any:
-        both.wait()
+    def counted(*arguments: Any) -> Any:
+        packed.append(arguments[3])
         return pack(*arguments)
 
     monkeypatch.setattr(datasets, "load_fashion", load)
-    monkeypatch.setattr(datasets, "pack_images", pack_together)
+    monkeypatch.setattr(datasets, "pack_images", counted)
     found: list[Path] = []
 
     def study() -> None:
+        both.wait()
         found.append(datasets.pack_fashion("test", "fashion-s2d-v1", tmp_path))
 
     threads = [threading.Thread(target=study) for _ in range(2)]
@@ -253,6 +255,7 @@ def test_two_studies_may_pack_the_same_data_at_once(tmp_path: Path, monkeypatch:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(packed) == 1
     assert found == [tmp_path / "fashion-test-fashion-s2d-v1"] * 2
-    assert [path.name for path in tmp_path.iterdir()] == ["fashion-test-fashion-s2d-v1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "fashion-test-fashion-s2d-v1"]
     assert len(LatentReader(found[0])) == 30
