@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,12 @@ HELD: list[tuple[Strategy, Precision, bool]] = [(s, p, student) for s in STRATEG
 
 def held_by_processes(strategy: Strategy, precision: Precision, student: bool) -> list[dict[str, int]]:
     """The bytes that each of two gloo processes holds, part by part, as `memory_held.held` finds them."""
-    command = [sys.executable, str(Path(__file__).with_name("memory_held.py")), strategy, json.dumps(asdict(NANO_L))]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("memory_held.py")),
+        strategy,
+        json.dumps(NANO_L.describe()),
+    ]
     command += ["student" if student else "teacher", precision]
     port = free_port()
     processes = [

@@ -3,6 +3,8 @@
 A latent z leaves `encode` unnormalised (that is what shards hold); networks see x = (z - mean) sigma_data / std with
 the constants of the encoder, channel by channel. Mixing encoders ruins results silently, so shards, runs and
 checkpoints carry the encoder's name and refuse another.
+
+Names, channels and costs are known without torch, which is imported where tensors are made.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import UserError
-from models.trigflow import SIGMA_DATA
+from models.network import SIGMA_DATA
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class EncoderError(UserError):
@@ -61,6 +64,8 @@ class Encoder:
         Raises:
             EncoderError: this version cannot run the map, or the images are not what it takes; names those that fit.
         """
+        import torch
+
         codec = self.require_codec()
         if images.dtype != torch.uint8 or images.ndim != 4 or not self.fits(images.shape[1:]):
             raise EncoderError(
@@ -94,6 +99,8 @@ class Encoder:
 
     @cache  # noqa: B019 - encoders live as long as the module, and a GPU waits for each constant that is sent to it
     def _statistics(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        import torch
+
         mean, std = torch.tensor([self.mean, self.std], device=device, dtype=dtype).reshape(2, 1, -1, 1, 1)
         return mean, std
 
@@ -117,17 +124,23 @@ def _pixels_to_unit(images: Tensor) -> Tensor:
 
 def _unit_to_pixels(x: Tensor) -> Tensor:
     """float [N, C, H, W] in [-1, 1] -> uint8 [N, H, W, C], rounded; values outside are limited to the range."""
-    if not torch.isfinite(x).all():
+    import torch
+
+    if not x.isfinite().all():
         raise ValueError("cannot decode: the samples hold NaN or infinity")
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _space_to_depth(images: Tensor) -> Tensor:
-    return F.pixel_unshuffle(_pixels_to_unit(images), 2)
+    from torch.nn.functional import pixel_unshuffle
+
+    return pixel_unshuffle(_pixels_to_unit(images), 2)
 
 
 def _depth_to_space(z: Tensor) -> Tensor:
-    return _unit_to_pixels(F.pixel_shuffle(z, 2))
+    from torch.nn.functional import pixel_shuffle
+
+    return _unit_to_pixels(pixel_shuffle(z, 2))
 
 
 # Channel statistics of the 60,000 training images, by `python -m scaling.data.sources`.

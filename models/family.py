@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from data_pipeline.errors import UserError
 from models.network import FLAVOURS, NetworkConfig
-from models.trigflow import TrigFlowNet
+from models.shape import count_macs, count_parameters
+
+__all__ = ["Family", "FamilyError", "build_family", "count_macs", "count_parameters", "network_config"]
+
+SIZE = re.compile(r"\w[\w.-]{0,39}")  # it becomes a part of the names of folders
 
 
 class FamilyError(UserError):
@@ -56,6 +58,8 @@ def build_family(content: Mapping[str, Any], where: str) -> Family:
         if not isinstance(content[key], Mapping):
             raise FamilyError(f"{where}: {key} is {content[key]!r}: give a mapping of keys to values")
     for size, keys in content["sizes"].items():
+        if not SIZE.fullmatch(str(size)):
+            raise FamilyError(f"{where}: size {str(size)!r}: name it by letters, digits and . _ - alone, 40 at most")
         if not isinstance(keys, Mapping):
             raise FamilyError(f"{where}: sizes.{size} is {keys!r}: give a mapping of keys to values")
     if surplus := set(content) - {"name", "flavour", "common", "sizes", "strategy"}:
@@ -94,21 +98,3 @@ def network_config(content: Mapping[str, Any], where: str) -> NetworkConfig:
         return NetworkConfig(**values)
     except (TypeError, ValueError) as error:
         raise FamilyError(f"{where}: {error}") from error
-
-
-def count_parameters(config: NetworkConfig) -> int:
-    """Trainable parameters, the weighting head's included."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in TrigFlowNet(config).parameters())
-
-
-def count_macs(config: NetworkConfig) -> int:
-    """Multiply-adds of one forward pass of one sample: convolutions, linear layers and attention, each counted once."""
-    with torch.device("meta"):
-        net = TrigFlowNet(config)
-        x = torch.empty(1, config.latent_channels, config.resolution, config.resolution)
-        t, labels = torch.empty(1), torch.zeros(1, dtype=torch.int64)
-        guidance = torch.empty(1) if config.guidance else None
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x, t, labels, guidance=guidance)
-    return counter.get_total_flops() // 2

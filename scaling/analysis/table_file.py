@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from data_pipeline.text import is_safe, shown, what_bytes_are
+from data_pipeline.foreign import kind_of
+from data_pipeline.text import is_safe, shown
 from scaling.analysis.table import LABELS, Row, TableError
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -94,7 +95,7 @@ def _lines(path: Path) -> list[str]:
     """The lines of the text, those of comments blank, so that lines keep their numbers."""
     try:
         data = path.read_bytes()
-        if what := what_bytes_are(data):
+        if what := kind_of(data):
             raise TableError(f"{path}: is {what}, expected a text table (CSV)")
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

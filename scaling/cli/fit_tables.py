@@ -18,10 +18,8 @@ def render(analysis: Analysis) -> list[Table]:
 
 
 def _ratio_table(analysis: Analysis) -> Table:
-    made = table(
-        "Ratio to the teacher of the same size",
-        ("method", *right("MACs"), "size", *right("FD", "ratio"), "interval from"),
-    )
+    columns = ("method", *right("MACs"), "size", *right("FD", "ratio"), "interval from")
+    made = table("Ratio to the teacher of the same size", columns, _sentence(analysis.notes) or None)
     points = {(curve.method, curve.steps, one.size): one for curve in analysis.ratios for one in curve.points}
     for one in analysis.distances:
         point = points.get((one.method, one.steps, one.size))

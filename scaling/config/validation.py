@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipeline.errors import UserError
-from data_pipeline.text import is_safe, shown, what_bytes_are
+from data_pipeline.foreign import kind_of
+from data_pipeline.text import is_safe, shown
 from scaling.config.yaml_text import MAX_CHARACTERS, parse_yaml
 
 MAX_LINES = 20  # mistakes of one file that are shown
@@ -38,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             data = stream.read(4 * MAX_CHARACTERS + 1)
-        if what := what_bytes_are(data):
+        if what := kind_of(data):
             raise ConfigError(f"{path}: is {what}")
         if len(data) > 4 * MAX_CHARACTERS:
             raise ConfigError(f"{path}: is longer than {4 * MAX_CHARACTERS:,} bytes: is it the file you meant?")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scaling.config.validation import ConfigError
+from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.checkpoint import Checkpoint
@@ -82,9 +83,10 @@ def inner_product(t_a: Values, gamma_a: Values, t_b: Values, gamma_b: Values) ->
 def fit_profile(times: np.ndarray, gammas: np.ndarray, time: float, gamma: float) -> tuple[np.ndarray, float]:
     """Factors of the stored profiles whose sum is nearest to the wanted one, and its relative L2 distance.
 
-    Beyond EDM2 the factors sum to 1: what did not change in training is reproduced exactly, and what changed slowly
-    several times better. times, gammas: of the stored profiles, [profiles]. Least squares in float64, all profiles
-    scaled to norm 1, by the normal equations with the constraint's multiplier.
+    The factors sum to 1: what did not change in training is reproduced exactly. EDM2's code divides the factors of a
+    free fit by their sum; here the sum is a constraint of the fit, whose profile is never farther. times, gammas: of
+    the stored profiles, [profiles]. Least squares in float64, all profiles scaled to norm 1, by the normal equations
+    with the constraint's multiplier.
     """
     norms = np.sqrt(inner_product(times, gammas, times, gammas))
     norm = np.sqrt(inner_product(time, gamma, time, gamma))
@@ -127,7 +129,7 @@ def reconstruct(home: Path, spec: RunSpec, sigma_rel: float, updates: int | None
 def _snapshots(home: Path, identity: str) -> dict[int, Checkpoint]:
     """The snapshots of the averages and the checkpoints of a run by the updates before them, in order."""
     paths: dict[int, Path] = {}
-    for folder in (home / "checkpoints", home / "snapshots"):  # of one step the latter, which is smaller
+    for folder in (RunHome(home).checkpoints, RunHome(home).snapshots):  # of one step the latter, which is smaller
         paths |= {step: checkpoint.path_of(folder, step) for step in checkpoint.steps_in(folder)}
     found: dict[int, Checkpoint] = {}
     for _, path in sorted(paths.items()):
