@@ -16,7 +16,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,12 @@ HELD: list[tuple[Strategy, Precision, bool]] = [(s, p, student) for s in STRATEG
 
 def held(strategy: Strategy, network: NetworkConfig, student: bool, precision: Precision) -> dict[str, int]:
     """The bytes that the fuller of two gloo processes holds, part by part, as `memory_held.held` finds them."""
-    command = [sys.executable, str(Path(__file__).with_name("memory_held.py")), strategy, json.dumps(asdict(network))]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("memory_held.py")),
+        strategy,
+        json.dumps(network.describe()),
+    ]
     command += ["student" if student else "teacher", precision]
     port = free_port()
     processes = [

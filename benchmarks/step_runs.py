@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,7 +78,7 @@ def make_spec(network: NetworkConfig, setting: Setting, case: str, ranks: int) -
         size=setting.size,
         seed=0,
         precision=setting.precisions[0],
-        network=asdict(replace(network, guidance=guided)),
+        network=replace(network, guidance=guided).describe(),
         data=RunData(content_sha256="", held_out_sha256="", encoder=ENCODERS[network.resolution]),
         recipe=recipe,
         ema=Ema(),

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.manifest import DataError
+from data_pipeline.text import what_is
+
+ZIP = b"PK"
 
 
 def load_arrays(path: Path, *names: str) -> list[np.ndarray]:
-    """The named arrays of an .npz file, nothing ever unpickled.
+    """The named arrays of an .npz file, nothing ever unpickled, nothing allocated that the file does not hold.
 
     Raises:
-        DataError: the file is missing or damaged, or lacks an array; names both.
+        DataError: the file is missing or damaged, is something else, or lacks an array; names both.
     """
     try:
+        with path.open("rb") as stream:
+            start = stream.read(len(ZIP))
+        if start and start != ZIP and (what := what_is(path)):
+            raise DataError(f"{path} is {what}, expected an .npz file that holds {_listed(names)}")
+        with zipfile.ZipFile(path) as archive:
+            for name in names:
+                _check_size(path, archive, name)
         with np.load(path, allow_pickle=False) as file:
             return [file[name] for name in names]
+    except DataError:
+        raise
     except KeyError as error:
         raise DataError(f"{path} must hold {_listed(names)}: {error.args[0]}") from error
     except Exception as error:  # a damaged zip raises nearly anything: NotImplementedError, zlib.error, TokenError, ...
         raise DataError(f"{path} cannot be read as .npz of plain arrays ({error})") from error
+
+
+def _check_size(path: Path, archive: zipfile.ZipFile, name: str) -> None:
+    """DataError where the header of an array claims another size than the archive holds of it."""
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        held = member.file_size - stream.tell()
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != held:
+        raise DataError(
+            f"{path}: the header of `{name}` claims {dtype} {list(shape)}, but {held:,} bytes follow it: the file is "
+            "damaged, make it again"
+        )
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import write_json_atomic
+from data_pipeline.text import is_safe, shown, what_is
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -29,7 +31,7 @@ INDEX_DTYPE = np.dtype([("offset", "<i8"), ("label", "<i4"), ("crc32", "<u4")])
 HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class DataError(Exception):
+class DataError(UserError):
     """Data on disk is missing, damaged or not what it must be. The message names the file and the remedy."""
 
 
@@ -51,7 +53,10 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A folder of shards. `content_sha256` depends on the samples and their order alone, not on the shards' size."""
+    """A folder of shards. `content_sha256` depends on the samples and their order alone, not on the shards' size.
+
+    `class_names` [num_classes] are in the order of the labels; None where the classes have numbers only.
+    """
 
     format: int
     dataset: str
@@ -62,6 +67,7 @@ class Manifest:
     samples: int
     shards: tuple[ShardInfo, ...]
     content_sha256: str
+    class_names: tuple[str, ...] | None = None
 
     @property
     def sample_bytes(self) -> int:
@@ -70,7 +76,8 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into the folder, complete or not at all. OSError names the file."""
-        write_json_atomic(folder / MANIFEST_NAME, asdict(self))
+        content = asdict(self)
+        write_json_atomic(folder / MANIFEST_NAME, {key: content[key] for key in content if content[key] is not None})
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -88,7 +95,9 @@ class Manifest:
                 "`trigscale data pack`, or copy the missing file"
             ) from error
         except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{path} cannot be read as JSON ({error}): pack again or copy the file again") from error
+            what = what_is(path) if path.is_file() else None
+            reason = f"it is {what}" if what else error
+            raise DataError(f"{path} cannot be read as JSON ({reason}): pack again or copy the file again") from error
         return _parse(path, raw)
 
 
@@ -123,7 +132,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
+    return isinstance(value, str) and value != "" and is_safe(value)
 
 
 def _is_hash(value: Any) -> bool:
@@ -134,9 +143,13 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(map(_is_count, value))
 
 
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(map(_is_text, value)) and len(set(value)) == len(value)
+
+
 Rule = tuple[Callable[[Any], bool], str]
 COUNT: Rule = (_is_count, "a positive integer")
-TEXT: Rule = (_is_text, "a non-empty string")
+TEXT: Rule = (_is_text, "a non-empty string without control characters")
 HASH: Rule = (_is_hash, "64 hexadecimal digits")
 
 MANIFEST_RULES: dict[str, Rule] = {
@@ -149,7 +162,9 @@ MANIFEST_RULES: dict[str, Rule] = {
     "samples": COUNT,
     "shards": (lambda value: isinstance(value, list) and value != [], "a list of at least one shard"),
     "content_sha256": HASH,
+    "class_names": (_are_names, "a list of names, all different, without control characters"),
 }
+OPTIONAL = ("class_names",)
 SHARD_RULES: dict[str, Rule] = {
     "name": TEXT,
     "bytes": COUNT,
@@ -170,7 +185,10 @@ def _parse(path: Path, raw: Any) -> Manifest:
     total = sum(shard.samples for shard in shards)
     if total != raw["samples"]:
         raise _malformed(path, "samples", raw["samples"], f"{total}, the sum over the shards")
-    return Manifest(**raw | {"shape": tuple(raw["shape"]), "shards": shards})
+    names = tuple(raw["class_names"]) if "class_names" in raw else None
+    if names is not None and len(names) != raw["num_classes"]:
+        raise _malformed(path, "class_names", raw["class_names"], f"one for each of {raw['num_classes']} classes")
+    return Manifest(**raw | {"shape": tuple(raw["shape"]), "shards": shards, "class_names": names})
 
 
 def _check(path: Path, prefix: str, raw: Any, rules: dict[str, Rule]) -> None:
@@ -178,8 +196,12 @@ def _check(path: Path, prefix: str, raw: Any, rules: dict[str, Rule]) -> None:
         raise _malformed(path, prefix or "(whole file)", raw, "a JSON object")
     dot = prefix and prefix + "."
     for key in raw.keys() - rules.keys():
-        raise _malformed(path, dot + key, raw[key], f"no such key; known are {', '.join(rules)}")
+        raise _malformed(
+            path, dot + (key if is_safe(key) else shown(key)), raw[key], f"no such key; known are {', '.join(rules)}"
+        )
     for key, (valid, expected) in rules.items():
+        if key not in raw and key in OPTIONAL:
+            continue
         if key not in raw:
             raise DataError(f"{path}: key {dot + key} is missing: pack again or copy the file again")
         if not valid(raw[key]):
@@ -187,9 +209,7 @@ def _check(path: Path, prefix: str, raw: Any, rules: dict[str, Rule]) -> None:
 
 
 def _malformed(path: Path, key: str, value: Any, expected: str) -> DataError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return DataError(f"{path}: key {key} is {shown}, expected {expected}: pack again or copy the file again")
+    return DataError(f"{path}: key {key} is {shown(value)}, expected {expected}: pack again or copy the file again")
 
 
 assert set(MANIFEST_RULES) == {field.name for field in fields(Manifest)}, "every field has its rule"

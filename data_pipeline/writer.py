@@ -11,7 +11,7 @@ import io
 import operator
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from data_pipeline.manifest import (
     sample_key,
     shard_name,
 )
+from data_pipeline.text import is_safe, shown
 
 
 def write_shards(
@@ -39,21 +40,28 @@ def write_shards(
     dataset: str,
     encoder: str,
     num_classes: int,
+    class_names: Sequence[str] | None = None,
     samples_per_shard: int = 10_000,
 ) -> Manifest:
     """Write (array [C, H, W] float16 or float32, label) pairs into `folder`, whole or not at all; return the manifest.
 
-    The first sample sets shape and dtype. `samples` is read once, one shard's index in memory at a time; the folder
+    The first sample sets shape and dtype. `class_names` [num_classes] stand in the manifest alone: neither the shards'
+    bytes nor `content_sha256` depend on them. `samples` is read once, one shard's index in memory at a time; the folder
     needs the space of the whole data set only once.
 
     Raises:
         DataError: no samples, a label outside 0..num_classes-1, another shape or dtype than the first sample's, a
-            dtype that is not stored, or a non-finite value; names the sample.
+            dtype that is not stored, or a non-finite value; names the sample. A name with control characters.
         FileExistsError: `folder` exists and is not empty.
         OSError: it cannot be written; names the file. Nothing is left behind.
     """
     if samples_per_shard < 1 or num_classes < 1:
         raise ValueError(f"samples_per_shard = {samples_per_shard}, num_classes = {num_classes}: both must be positive")
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+    for name in (dataset, encoder, *(class_names or ())):
+        if not is_safe(name):
+            raise DataError(f"the name {shown(name)} holds control characters: rename the file or folder it comes from")
     remaining = iter(samples)
     first = next(remaining, None)
     if first is None:
@@ -68,8 +76,9 @@ def write_shards(
             rest = islice(checked, samples_per_shard - 1)
             shards.append(_write_shard(chain(group, rest), partial, shard_name(len(shards)), done, content))
         total = sum(shard.samples for shard in shards)
+        names = None if class_names is None else tuple(class_names)
         manifest = Manifest(
-            FORMAT, dataset, encoder, shape, dtype, num_classes, total, tuple(shards), content.hexdigest()
+            FORMAT, dataset, encoder, shape, dtype, num_classes, total, tuple(shards), content.hexdigest(), names
         )
         manifest.save(partial)
     return manifest

@@ -11,6 +11,8 @@ import pickletools
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from data_pipeline.errors import UserError
+
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 MODULE_DICT = "torch.nn.modules.container.ModuleDict"
 PARAMETER = "torch._utils._rebuild_parameter"
@@ -35,7 +37,7 @@ FIXED: dict[str, Any] = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALS
 FIXED |= {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 
 
-class EDM2Error(Exception):
+class EDM2Error(UserError):
     """A file that cannot be imported; the message names the file, what is wrong with it and what to do."""
 
 

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
+from data_pipeline.errors import UserError
 from models.network import FLAVOURS, NetworkConfig
-from models.trigflow import TrigFlowNet
+from models.shape import count_macs, count_parameters
+
+__all__ = ["Family", "FamilyError", "build_family", "count_macs", "count_parameters", "network_config"]
 
 SIZE = re.compile(r"\w[\w.-]{0,39}")  # it becomes a part of the names of folders
 
 
-class FamilyError(ValueError):
+class FamilyError(UserError):
     """A family that cannot be built, or a size that it does not have."""
 
 
@@ -98,21 +98,3 @@ def network_config(content: Mapping[str, Any], where: str) -> NetworkConfig:
         return NetworkConfig(**values)
     except (TypeError, ValueError) as error:
         raise FamilyError(f"{where}: {error}") from error
-
-
-def count_parameters(config: NetworkConfig) -> int:
-    """Trainable parameters, the weighting head's included."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in TrigFlowNet(config).parameters())
-
-
-def count_macs(config: NetworkConfig) -> int:
-    """Multiply-adds of one forward pass of one sample: convolutions, linear layers and attention, each counted once."""
-    with torch.device("meta"):
-        net = TrigFlowNet(config)
-        x = torch.empty(1, config.latent_channels, config.resolution, config.resolution)
-        t, labels = torch.empty(1), torch.zeros(1, dtype=torch.int64)
-        guidance = torch.empty(1) if config.guidance else None
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x, t, labels, guidance=guidance)
-    return counter.get_total_flops() // 2

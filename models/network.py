@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 SIGMA_DATA = 0.5  # the standard deviation that all data are scaled to
+WEIGHT_CHANNELS = 128  # of the weighting head's embedding
 
 TimeInput = Literal["t", "log_sigma"]
 EmbeddingKind = Literal["positional", "fourier"]
@@ -31,6 +32,9 @@ class NetworkConfig:
     time_embedding: "positional" (slopes of at most 1), or "fourier" with frequencies 2 pi fourier_scale N(0, 1).
     modulation_norm: the factor of the features is 1 + emb ("none"), or that divided by its RMS ("double").
     guidance: whether the network takes a guidance strength s beside t.
+    head_channels: attention has width // head_channels heads of equal width, as in EDM2.
+    attention_in0: attention in the decoder's first block although attention_resolutions leave its resolution out.
+    EDM2's own code always has it there.
 
     Raises ValueError naming the number that does not fit.
     """
@@ -48,6 +52,7 @@ class NetworkConfig:
     fourier_scale: float = 1.0
     modulation_norm: ModulationNorm = "double"
     guidance: bool = False
+    attention_in0: bool = False
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -76,13 +81,33 @@ class NetworkConfig:
             raise ValueError("channel_mult is empty: give one factor a level")
         if type(self.fourier_scale) not in (int, float) or not 0 < self.fourier_scale < float("inf"):
             raise ValueError(f"fourier_scale {self.fourier_scale!r} is no number above 0")
-        if type(self.guidance) is not bool:
-            raise ValueError(f"guidance {self.guidance!r} is neither true nor false")
+        for key in ("guidance", "attention_in0"):
+            if type(getattr(self, key)) is not bool:
+                raise ValueError(f"{key} {getattr(self, key)!r} is neither true nor false")
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, the finest first."""
         return tuple(self.model_channels * mult for mult in self.channel_mult)
+
+    @property
+    def coarsest(self) -> int:
+        """The resolution of the last level."""
+        return self.resolution >> len(self.channel_mult) - 1
+
+    def heads(self, width: int) -> int:
+        """The number of heads of attention over features of that width."""
+        return width // self.head_channels
+
+    def describe(self) -> dict[str, Any]:
+        """Keys and values from which `models.family.network_config` makes the shape again; runs are known by its hash.
+
+        A key that came after the first runs is left out where it changes nothing, so that theirs stay what they were.
+        """
+        values = asdict(self)
+        if not self.attention_in0:
+            del values["attention_in0"]
+        return values
 
     def _check_resolution(self) -> None:
         halvings = len(self.channel_mult) - 1
@@ -95,15 +120,24 @@ class NetworkConfig:
         for resolution in self.attention_resolutions:
             if resolution not in levels:
                 raise ValueError(f"attention_resolutions {resolution} is no level: the levels are {levels}")
+        if self.attention_in0 and self.coarsest in self.attention_resolutions:
+            raise ValueError(
+                f"attention_in0: attention_resolutions {list(self.attention_resolutions)} hold {self.coarsest}, the "
+                "resolution of that block, already: leave attention_in0 out"
+            )
 
     def _check_widths(self) -> None:
-        if self.model_channels % 2:
-            raise ValueError(f"model_channels {self.model_channels} is odd: a time embedding needs an even number")
+        if self.model_channels % 2 and (self.time_embedding == "positional" or self.guidance):
+            raise ValueError(
+                f"model_channels {self.model_channels} is odd: a positional embedding needs an even number"
+            )
         for level, width in enumerate(self.widths):
-            if self.resolution >> level in self.attention_resolutions and width % self.head_channels:
+            resolution = self.resolution >> level
+            attends = resolution in self.attention_resolutions or (self.attention_in0 and resolution == self.coarsest)
+            if attends and (not self.heads(width) or width % self.heads(width)):
                 raise ValueError(
-                    f"width {width} at resolution {self.resolution >> level} does not divide into heads of "
-                    f"head_channels {self.head_channels}: change model_channels or head_channels"
+                    f"width {width} at resolution {resolution} does not divide into equal heads of "
+                    f"head_channels {self.head_channels} or more: change model_channels or head_channels"
                 )
 
 

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from models.dropout import Dropout
 from models.dual import Dual, Signal, value_of
 from models.embedding import CosineEmbedding, noise_condition
-from models.network import SIGMA_DATA, NetworkConfig
+from models.network import SIGMA_DATA, WEIGHT_CHANNELS, NetworkConfig
 from models.primitives import MPLinear
 from models.unet import UNet
 
 SIGMA_MAX = 80.0
 T_MAX = math.atan(SIGMA_MAX / SIGMA_DATA)  # 1.5645: where sampling starts
-WEIGHT_CHANNELS = 128
 
 
 def time_from_sigma(sigma: Tensor) -> Tensor:
@@ -123,13 +122,16 @@ class TrigFlowNet(nn.Module):
         drop: Dropout | None = None,
         with_weight: bool = False,
     ) -> Signal | tuple[Signal, Tensor]:
-        """F [B, C, H, W] in float32 at least and, if asked for, w(t) [B]; see `UNet.forward` for the arguments."""
+        """F [B, C, H, W] and, if asked for, w(t) [B], in float32 at least; see `UNet.forward` for the arguments."""
         f = _widen(self.unet(x, t, labels, guidance, drop))
         if not with_weight:
             return f
-        c_noise = noise_condition(value_of(t), self.config.time_input)
+        return f, self.weighting(value_of(noise_condition(value_of(t), self.config.time_input)))
+
+    def weighting(self, c_noise: Tensor) -> Tensor:
+        """w [B] at c_noise [B], in float32 at least."""
         # The sum of one: a view of it would have FSDP2 warn of what could be done to views.
-        return f, self.logvar_linear(self.logvar_fourier(c_noise)).sum(1).float()
+        return _widen_tensor(self.logvar_linear(self.logvar_fourier(c_noise)).sum(1))
 
     def force_weight_norm(self) -> None:
         """Normalise every stored weight; called after each optimizer step (EDM2, section 2.3)."""

@@ -10,6 +10,7 @@ the identity at initialisation). Either may take a guidance strength. Written in
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from models.dual import Dual, Signal, combine, linear, nonlinear, product, recom
 from models.embedding import CosineEmbedding, noise_condition
 from models.network import FLAVOURS, ModulationNorm, NetworkConfig
 from models.primitives import MPLinear, clip, mp_cat, mp_silu, mp_sum, pixel_norm, resample
+from models.shape import BlockShape, decoder_blocks, encoder_blocks, input_name
 
 __all__ = ["FLAVOURS", "Block", "Dropout", "NetworkConfig", "UNet"]
 
@@ -146,55 +148,20 @@ class UNet(nn.Module):
             self.emb_guidance = MPLinear(first, embedding)
             self.emb_guidance_gain = nn.Parameter(torch.zeros(1))
         self.emb_label = MPLinear(config.num_classes, embedding) if config.num_classes else None
-        self.enc, skips = self._encoder(list(config.widths), embedding)
-        self.dec = self._decoder(list(config.widths), embedding, skips)
+        # One more channel of the input holds the constant 1 that replaces biases.
+        first_layer = {input_name(config): MPLinear(config.latent_channels + 1, first, (3, 3))}
+        self.enc = nn.ModuleDict(first_layer | self._blocks(encoder_blocks(config), embedding))
+        self.dec = nn.ModuleDict(self._blocks(decoder_blocks(config), embedding))
         self.out_conv = MPLinear(first, config.latent_channels, (3, 3))
 
-    def _heads(self, width: int, resolution: int) -> int:
-        config = self.config
-        return width // config.head_channels if resolution in config.attention_resolutions else 0
-
-    def _encoder(self, widths: list[int], embedding: int) -> tuple[nn.ModuleDict, list[int]]:
-        layers: dict[str, nn.Module] = {}
+    def _blocks(self, shapes: Iterable[BlockShape], embedding: int) -> dict[str, nn.Module]:
         norm = self.config.modulation_norm
-        skips: list[int] = []
-        at = self.config.latent_channels + 1  # one more channel holds the constant 1 that replaces biases
-        for level, width in enumerate(widths):
-            res = self.config.resolution >> level
-            if level == 0:
-                layers[f"{res}x{res}_conv"] = MPLinear(at, width, (3, 3))
-            else:
-                layers[f"{res}x{res}_down"] = Block(
-                    widths[level - 1], widths[level - 1], embedding, norm=norm, decoder=False, resampling="down"
-                )
-            at = width if level == 0 else widths[level - 1]
-            skips.append(at)
-            for n in range(self.config.blocks_per_level):
-                heads = self._heads(width, res)
-                layers[f"{res}x{res}_block{n}"] = Block(at, width, embedding, norm=norm, decoder=False, heads=heads)
-                at = width
-                skips.append(at)
-        return nn.ModuleDict(layers), skips
-
-    def _decoder(self, widths: list[int], embedding: int, skips: list[int]) -> nn.ModuleDict:
-        layers: dict[str, nn.Module] = {}
-        norm = self.config.modulation_norm
-        skips = list(skips)
-        at = widths[-1]
-        for level, width in reversed(list(enumerate(widths))):
-            res = self.config.resolution >> level
-            heads = self._heads(width, res)
-            if level == len(widths) - 1:
-                layers[f"{res}x{res}_in0"] = Block(at, at, embedding, norm=norm, decoder=True, heads=heads)
-                layers[f"{res}x{res}_in1"] = Block(at, at, embedding, norm=norm, decoder=True)
-            else:
-                layers[f"{res}x{res}_up"] = Block(at, at, embedding, norm=norm, decoder=True, resampling="up")
-            for n in range(self.config.blocks_per_level + 1):
-                layers[f"{res}x{res}_block{n}"] = Block(
-                    at + skips.pop(), width, embedding, norm=norm, decoder=True, heads=heads
-                )
-                at = width
-        return nn.ModuleDict(layers)
+        return {
+            at.name: Block(
+                at.i, at.o, embedding, norm=norm, decoder=at.decoder, resampling=at.resampling, heads=at.heads
+            )
+            for at in shapes
+        }
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw every weight from `generator`; gains start at zero, so F starts as the zero function."""
@@ -215,7 +182,18 @@ class UNet(nn.Module):
         On `Dual` x and t the result is a `Dual`. `drop` is None outside training. Raises ValueError if guidance is
         given to a network without that input, or missing for one with it.
         """
-        emb = self.embed(t, labels, guidance)
+        return self.at_noise(x, noise_condition(t, self.config.time_input), labels, guidance, drop)
+
+    def at_noise(
+        self,
+        x: Signal,
+        c_noise: Signal,
+        labels: Tensor,
+        guidance: Tensor | None = None,
+        drop: Dropout | None = None,
+    ) -> Signal:
+        """`forward` by c_noise [B], what the embedding sees, for callers that know it better than by a time."""
+        emb = self.embed(c_noise, labels, guidance)
         x = combine(lambda a, b: torch.cat([a, b], 1), x, torch.ones_like(value_of(x)[:, :1]))
         skips: list[Signal] = []
         for n, (name, layer) in enumerate(self.enc.items()):
@@ -232,9 +210,9 @@ class UNet(nn.Module):
         out = block(*_tensors(x, emb), here, self.activation_checkpointing)
         return Dual(*out) if isinstance(out, tuple) else out
 
-    def embed(self, t: Signal, labels: Tensor, guidance: Tensor | None = None) -> Signal:
-        """The embedding [B, E] of time, guidance and class."""
-        emb = self.emb_noise(self.emb_fourier(noise_condition(t, self.config.time_input)))
+    def embed(self, c_noise: Signal, labels: Tensor, guidance: Tensor | None = None) -> Signal:
+        """The embedding [B, E] of c_noise, guidance and class."""
+        emb = self.emb_noise(self.emb_fourier(c_noise))
         if self.config.guidance != (guidance is not None):
             given, takes = ("given to", "no") if guidance is not None else ("missing for", "a")
             raise ValueError(f"guidance: {given} a network that takes {takes} guidance input")
@@ -243,6 +221,6 @@ class UNet(nn.Module):
             emb = combine(torch.add, emb, strength)
         if self.emb_label is not None:
             classes = torch.arange(self.config.num_classes, device=labels.device)
-            one_hot = (labels[:, None] == classes).to(value_of(t).dtype)
+            one_hot = (labels[:, None] == classes).to(value_of(c_noise).dtype)
             emb = mp_sum(emb, self.emb_label(one_hot * math.sqrt(self.config.num_classes)), EMBEDDING_BALANCE)
         return mp_silu(emb)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 
+from data_pipeline.errors import UserError
+from data_pipeline.text import printable
+
 FULL = "make room there, then launch again"
 CLOSED = "make it writable or choose another folder, then launch again"
 LINK = "it is a link, which is not followed: remove it, then launch again"
@@ -24,16 +27,11 @@ def explain(error: Exception) -> str:
     return printable(f"{where}{error.strerror}: {REMEDIES.get(error.errno or 0, 'see to it, then launch again')}")
 
 
-def printable(text: str) -> str:
-    """The text with everything that would steer a terminal escaped; lines stay lines."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 class TrainingError(Exception):
     """Training cannot go on; the message names the step and the tensor."""
 
 
-class ParallelError(Exception):
+class ParallelError(UserError):
     """A strategy that cannot be had here; the message says what to change."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 
 def table(title: str, headings: Iterable[str], caption: str | None = None) -> Table:
@@ -25,4 +26,4 @@ def right(*headings: str) -> tuple[str, ...]:
 
 def add(made: Table, *cells: str) -> None:
     """Add a row of plain text: names from files are text, whatever brackets they hold."""
-    made.add_row(*(escape(cell) for cell in cells))
+    made.add_row(*map(Text, cells))

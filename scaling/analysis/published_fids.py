@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scaling.analysis.table import PUBLISHED, load_table
+from scaling.analysis.table_file import PUBLISHED, load_table
 
 # The tables of a family, and of those the one whose multiply-adds were printed rather than counted by us.
 TABLES = {

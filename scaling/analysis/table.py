@@ -1,30 +1,23 @@
-"""The rows of a scaling table: read from the scores of a study's runs, or from a CSV file."""
+"""The rows of a scaling table, and how they are read from the scores of a study's runs (`table_file`: from a file)."""
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
 import json
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-PUBLISHED = Path(__file__).parent / "published"
-REQUIRED = ("method", "steps", "nfe", "size", "macs", "fd")
-COLUMNS = (*REQUIRED, "seed", "metric", "n", "run", "parameters", "floor", "untrained", "ratio")
+from data_pipeline.errors import UserError
+
 TEACHER = "teacher"
-T = TypeVar("T")
 LABELS = {"teacher": "Teacher", "scd": "sCD", "sct": "sCT", "scd+vsd": "sCD+VSD"}
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """A table or a scores file that cannot be analysed; the message names the place, the value and the remedy."""
 
 
@@ -145,106 +138,6 @@ def load_scores(study: Path) -> list[Row]:
         raise TableError(f"{study}: no run has a scores.json yet; run the study first")
     check_comparable(scores)
     return [row for run in scores for row in run.rows()]
-
-
-def resolve_table(name: str) -> Path:
-    """The file behind a table's name: the path itself, or else the packaged table for "published/NAME.csv".
-
-    Raises TableError, with the list of published tables, when neither exists.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    packaged = PUBLISHED / path.name
-    if path.parent == Path("published") and packaged.is_file():
-        return packaged
-    known = ", ".join(f"published/{entry.name}" for entry in sorted(PUBLISHED.glob("*.csv")))
-    raise TableError(f"{name}: no such file; published tables are {known}")
-
-
-def load_table(path: Path) -> list[Row]:
-    """Read a CSV file with the header method,steps,nfe,size,macs,fd and, where wanted, the other `COLUMNS`.
-
-    Without a seed column every seed is 0. Raises TableError naming file, line, column and value of the first fault.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in next(reader, [])]
-    _check_header(path, header)
-    rows: list[Row] = []
-    shared: dict[str, str] = {}
-    for values in filter(None, reader):
-        where = f"{path}, line {reader.line_num}"
-        if len(values) != len(header):
-            raise TableError(f"{where}: {len(values)} values for {len(header)} columns ({','.join(header)})")
-        record = dict(zip(header, (value.strip() for value in values), strict=True))
-        _check_shared(where, record, shared)
-        rows.append(_parse_row(where, record))
-    if not rows:
-        raise TableError(f"{path}: a header but no rows")
-    return rows
-
-
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    for name in REQUIRED:
-        if name not in header:
-            raise TableError(f"{path}, line 1: no column {name!r}; the header needs {','.join(REQUIRED)}")
-    for name in header:
-        if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known columns are {','.join(COLUMNS)}"
-            raise TableError(f"{path}, line 1: unknown column {name!r}; {hint}")
-        if header.count(name) > 1:
-            raise TableError(f"{path}, line 1: column {name!r} appears {header.count(name)} times")
-
-
-def _check_shared(where: str, record: dict[str, str], shared: dict[str, str]) -> None:
-    for column in ("metric", "n"):
-        value = record.get(column)
-        if value is not None and shared.setdefault(column, value) != value:
-            raise TableError(
-                f"{where}, column {column}: {value!r} where the rows above have {shared[column]!r}; "
-                "one analysis needs one metric and one N"
-            )
-
-
-def _parse_row(where: str, record: dict[str, str]) -> Row:
-    return Row(
-        method=_parse(where, record, "method", str, "a name"),
-        steps=_parse(where, record, "steps", _count, "a whole number above 0"),
-        nfe=_parse(where, record, "nfe", _count, "a whole number above 0"),
-        size=_parse(where, record, "size", str, "a name"),
-        seed=_parse(where, record, "seed", int, "a whole number") if "seed" in record else 0,
-        macs=_parse(where, record, "macs", _positive, "a number above 0"),
-        fd=_parse(where, record, "fd", _positive, "a number above 0"),
-    )
-
-
-def _parse(where: str, record: dict[str, str], column: str, convert: Callable[[str], T], wanted: str) -> T:
-    value = record[column]
-    try:
-        if not value:
-            raise ValueError("empty")
-        return convert(value)
-    except ValueError as error:
-        raise TableError(f"{where}, column {column}: {value!r} is not {wanted}") from error
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value <= 0:
-        raise ValueError("not above 0")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError("not a finite number above 0")
-    return value
 
 
 def check_rows(rows: Iterable[Row]) -> None:

@@ -20,12 +20,15 @@ def data_pack(
 ) -> None:
     """Encode images and write them as shards."""
     from data_pipeline.images import load_images
+    from data_pipeline.labels import describe_classes
     from scaling.data.sources import known_encoder, pack_images
 
     chosen = known_encoder(encoder, "--encoder")
-    pixels, labels, names = load_images(images)
-    manifest = pack_images(pixels, labels, chosen, to, images.stem, len(names))
+    found = load_images(images)
+    classes, names = found.num_classes, found.class_names
+    manifest = pack_images(found.images, found.labels, chosen, to, images.stem, classes, names)
     print(f"{to}: {manifest.samples:,} samples in {len(manifest.shards)} shards, encoder {manifest.encoder}")
+    print(describe_classes(found.labels, classes, names))
 
 
 @data_app.command("verify")
@@ -46,5 +49,7 @@ def data_info(folder: Annotated[Path, typer.Argument(help="folder of shards")]) 
     shape = "x".join(map(str, manifest.shape))
     print(f"{manifest.dataset}: {manifest.samples:,} samples {shape} {manifest.dtype}, {manifest.num_classes} classes")
     print(f"encoder {manifest.encoder}, content {manifest.content_sha256}")
+    for label, name in enumerate(manifest.class_names or ()):
+        print(f"  class {label}: {name}")
     for shard in manifest.shards:
         print(f"  {shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes")

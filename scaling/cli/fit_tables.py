@@ -18,10 +18,8 @@ def render(analysis: Analysis) -> list[Table]:
 
 
 def _ratio_table(analysis: Analysis) -> Table:
-    made = table(
-        "Ratio to the teacher of the same size",
-        ("method", *right("MACs"), "size", *right("FD", "ratio"), "interval from"),
-    )
+    columns = ("method", *right("MACs"), "size", *right("FD", "ratio"), "interval from")
+    made = table("Ratio to the teacher of the same size", columns, _sentence(analysis.notes) or None)
     points = {(curve.method, curve.steps, one.size): one for curve in analysis.ratios for one in curve.points}
     for one in analysis.distances:
         point = points.get((one.method, one.steps, one.size))
@@ -29,13 +27,14 @@ def _ratio_table(analysis: Analysis) -> Table:
         source = point.source if point else one.source
         name = curve_label(one.method, one.steps)
         add(made, name, f"{one.macs:.4g}", one.size, show(one.fd), ratio, source)
-    made.caption = _sentence(analysis.notes) or None
     return made
 
 
 def _curve_table(analysis: Analysis) -> Table:
     columns = ("method", *right("mean ratio", "chi2", "dof", "p"), "verdict", *right("trend"))
-    made = table("Is the ratio constant over sizes?", columns)
+    notes = _sentence(note for curve in analysis.ratios for note in curve.notes)
+    caption = f"trend: slope of log ratio against log MACs. {notes}"
+    made = table("Is the ratio constant over sizes?", columns, caption)
     for curve in analysis.ratios:
         test, name = curve.constancy, curve_label(curve.method, curve.steps)
         if test is None or curve.trend is None:
@@ -43,9 +42,6 @@ def _curve_table(analysis: Analysis) -> Table:
             continue
         chi2, p = f"{test.chi2:.1f}", f"{test.p:.2g}"
         add(made, name, show(curve.mean), chi2, str(test.dof), p, test.verdict, show(curve.trend))
-    made.caption = "trend: slope of log ratio against log MACs. " + _sentence(
-        note for curve in analysis.ratios for note in curve.notes
-    )
     return made
 
 

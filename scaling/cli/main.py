@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from data_pipeline.errors import UserError
 from scaling.cli.data import data_app
 from scaling.cli.model import model_app
 from scaling.cli.single import doctor, evaluate, fit, sample
@@ -30,24 +31,6 @@ for command in (fit, sample, evaluate, doctor):
     app.command(command.__name__)(command)
 
 
-def usage_errors() -> tuple[type[Exception], ...]:
-    """The errors that a user can mend: exit code 2."""
-    from data_pipeline.manifest import DataError
-    from models.edm2_pickle import EDM2Error
-    from models.encoders import EncoderError
-    from models.family import FamilyError
-    from scaling.analysis.table import TableError
-    from scaling.config.validation import ConfigError
-    from scaling.errors import ParallelError
-    from scaling.report.record import ReportError
-    from scaling.run.locks import LockError
-    from scaling.training.checkpoints.files import CheckpointError
-    from scaling.weights.folder import ModelError
-
-    ours = (ConfigError, FamilyError, DataError, CheckpointError, ParallelError, TableError, ReportError, LockError)
-    return (*ours, EDM2Error, EncoderError, ModelError)
-
-
 def run_cli(command: Callable[[], Any]) -> int:
     """Run the command line and turn errors that a user can mend into one clear message and an exit code."""
     try:
@@ -56,7 +39,7 @@ def run_cli(command: Callable[[], Any]) -> int:
         return finished.code if isinstance(finished.code, int) else EXIT_FAILED
     except BrokenPipeError:
         return EXIT_FAILED
-    except (OSError, *usage_errors()) as error:
+    except (OSError, UserError) as error:
         from scaling.errors import explain
 
         print(f"error: {explain(error)}", file=sys.stderr)

@@ -143,7 +143,7 @@ def _preset_facts(target: str) -> dict[str, Any]:
         "preset": target,
         "parameters": count_parameters(config),
         "macs": count_macs(config),
-        "network": asdict(config),
+        "network": config.describe(),
     }
 
 

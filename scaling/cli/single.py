@@ -17,7 +17,7 @@ def fit(
 ) -> None:
     """Fit ratios and power laws to a table of results, e.g. published/scm-imagenet512.csv."""
     from scaling.analysis.summary import analyse
-    from scaling.analysis.table import load_table, resolve_table
+    from scaling.analysis.table_file import load_table, resolve_table
     from scaling.cli.fit_tables import render
 
     analysis = analyse(load_table(resolve_table(table)), relative_noise=relative_noise)

@@ -14,10 +14,17 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data_pipeline.errors import UserError
+from data_pipeline.foreign import kind_of
+from data_pipeline.text import is_safe, shown
+from scaling.config.yaml_text import MAX_CHARACTERS, parse_yaml
+
+MAX_LINES = 20  # mistakes of one file that are shown
+MAX_MESSAGE = 500  # characters of one of them
 S = TypeVar("S", bound="Section")
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A mistake in a configuration: the message names the file, the key, the value and the remedy."""
 
 
@@ -30,13 +37,19 @@ class Section(BaseModel):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError names the file where it cannot be read."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            data = stream.read(4 * MAX_CHARACTERS + 1)
+        if what := kind_of(data):
+            raise ConfigError(f"{path}: is {what}")
+        if len(data) > 4 * MAX_CHARACTERS:
+            raise ConfigError(f"{path}: is longer than {4 * MAX_CHARACTERS:,} bytes: is it the file you meant?")
+        content = parse_yaml(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise ConfigError(f"{path}: cannot be read: {_cut(str(error))}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+        raise ConfigError(f"{path}: is not valid YAML: {_cut(str(error))}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds {type(content).__name__}, not a mapping of keys to values")
     return content
@@ -47,7 +60,9 @@ def validate(section: type[S], content: object, where: str) -> S:
     try:
         return section.model_validate(content)
     except ValidationError as error:
-        lines = [f"  {_explain(section, detail)}" for detail in error.errors()]
+        lines = [f"  {_cut(_explain(section, detail))}" for detail in error.errors()[:MAX_LINES]]
+        if error.error_count() > MAX_LINES:
+            lines.append(f"  and {error.error_count() - MAX_LINES:,} more")
         raise ConfigError("\n".join([f"{where}:", *lines])) from None
     except ConfigError as error:  # of a section that is built while this one is checked
         raise ConfigError(f"{where}: {error}") from None
@@ -95,34 +110,43 @@ def _section_of(annotation: Any) -> type[Section] | None:
 
 def _explain(section: type[Section], detail: Any) -> str:
     """One line for one mistake."""
-    path = ".".join(str(part) for part in detail["loc"])
+    path = ".".join(_name(str(part)) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         parent: type[Section] | None = section
         for part in detail["loc"][:-1]:
             if parent and part in parent.model_fields:  # not the name of an alternative
                 parent = _section_of(parent.model_fields[part].annotation)
         known = list(parent.model_fields) if parent else []
-        return f"{path}: unknown key (value {detail['input']!r}); {nearest(str(detail['loc'][-1]), known)}"
+        return f"{path}: unknown key (value {shown(detail['input'])}); {nearest(str(detail['loc'][-1]), known)}"
     if detail["type"] == "missing":
         return f"{path}: is required and missing"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{path}: {message} (value {detail['input']!r})" if path else message
+    return f"{path}: {message} (value {shown(detail['input'])})" if path else message
+
+
+def _name(part: str) -> str:
+    """A key as it is written, unless a terminal could not show it in a line."""
+    return part if is_safe(part) and len(part) <= 80 else shown(part)
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 3] + "..."
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:
     """Set one key.sub=value in the mapping."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"override {override!r}: write it as key=value or key.sub=value")
+        raise ConfigError(f"override {shown(override)}: write it as key=value or key.sub=value")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+        raise ConfigError(f"override {shown(override)}: the value is not valid YAML: {_cut(str(error))}") from error
     *parents, last = key.split(".")
     for part in parents:
         inner = content.get(part, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {part} holds {inner!r}, not a section")
+            raise ConfigError(f"override {shown(override)}: {part} holds {shown(inner)}, not a section")
         content[part] = dict(inner)  # a copy: sections that a YAML alias repeats are one mapping
         content = content[part]
     content[last] = value

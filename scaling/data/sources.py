@@ -45,11 +45,11 @@ def known_encoder(name: str, key: str) -> Encoder:
     return ENCODERS[name]
 
 
-def prepare(data: Data, folder: Path, check: Callable[[Path], None] = lambda shards: None) -> Prepared:
+def prepare(data: Data, folder: Path, check: Callable[[Prepared], None] = lambda prepared: None) -> Prepared:
     """The shards of a study's data: the embedded set is packed on first use, a user's folders are taken as they are.
 
-    Every shard is verified once in full and again whenever its size or time changed. `check` may refuse the training
-    shards before that. Raises DataError, with nothing written that was not packed.
+    Every shard is verified once in full and again whenever its size or time changed; `check` may refuse them before
+    that. Raises DataError, and then has written nothing but what was packed.
     """
     if data.source == "fashion":
         shards, held_out = (pack_fashion(split, data.encoder, folder / "data") for split in ("train", "test"))
@@ -57,10 +57,11 @@ def prepare(data: Data, folder: Path, check: Callable[[Path], None] = lambda sha
         assert data.held_out is not None, "checked on reading"
         shards, held_out = Path(data.source), Path(data.held_out)
     first, second = (of_encoder(path, data.encoder) for path in (shards, held_out))
-    check(shards)
-    verify_once((shards, held_out), folder / "data")
     identity = RunData(content_sha256=first.content_sha256, held_out_sha256=second.content_sha256, encoder=data.encoder)
-    return Prepared(shards, held_out, identity)
+    prepared = Prepared(shards, held_out, identity)
+    check(prepared)
+    verify_once((shards, held_out), folder / "data")
+    return prepared
 
 
 def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) -> Path:
@@ -78,9 +79,15 @@ def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) ->
 
 
 def pack_images(
-    images: np.ndarray, labels: np.ndarray, encoder: Encoder, folder: Path, dataset: str, num_classes: int
+    images: np.ndarray,
+    labels: np.ndarray,
+    encoder: Encoder,
+    folder: Path,
+    dataset: str,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
 ) -> Manifest:
-    """Encode images uint8 [N, H, W, C] and write them as shards, unnormalised float16."""
+    """Encode images uint8 [N, H, W, C] and write them as shards, unnormalised float16. Raises EncoderError."""
 
     def samples() -> Iterator[tuple[np.ndarray, int]]:
         for start in range(0, len(images), BATCH):
@@ -88,7 +95,14 @@ def pack_images(
             latents = encoder.encode(torch.from_numpy(images[part])).to(torch.float16).numpy()
             yield from zip(latents, labels[part].tolist(), strict=True)
 
-    return write_shards(samples(), folder, dataset=dataset, encoder=encoder.name, num_classes=num_classes)
+    return write_shards(
+        samples(),
+        folder,
+        dataset=dataset,
+        encoder=encoder.name,
+        num_classes=num_classes,
+        class_names=class_names,
+    )
 
 
 def of_encoder(shards: Path, encoder: str) -> Manifest:

@@ -7,18 +7,20 @@ and with the floor: the distance of N held-out real images to the same training 
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipeline.arrays import load_arrays
 from data_pipeline.manifest import DataError
-from scaling.evaluation.classifier import extract_features, load_classifier
+from data_pipeline.pixels import require_images
+from scaling.evaluation.classifier import FEATURES, extract_features, load_classifier
 from scaling.evaluation.frechet import Reference, bootstrap_distances
 
 METRIC = "fd-fashion"
+TAKES = (16, 16, 1)  # height, width, channels
 REAL_GRID = 100  # real images kept for the report
 BATCH = 500
 
@@ -45,15 +47,22 @@ class Real:
 
     @classmethod
     def load(cls, path: Path) -> Real:
-        """Read what `to_bytes` wrote; DataError names the file."""
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            DataError: it is no such file, or its numbers cannot be those of real images; names file and remedy.
+        """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                reference = Reference(file["mean"], file["covariance"])
-                return cls(reference, float(file["floor"]), int(file["samples"]))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            mean, covariance, floor, samples = load_arrays(path, "mean", "covariance", "floor", "samples")
+            reference = Reference(mean, covariance)
+            reference.distance_to(np.zeros(FEATURES), np.eye(FEATURES))  # D, and an indefinite covariance
+            if floor.shape or samples.shape or not 0 <= floor < np.inf or not samples >= 1:
+                raise ValueError(f"the floor is {floor} at N = {samples}")
+        except (DataError, ValueError, TypeError) as error:
             raise DataError(
                 f"{path}: is not a whole file of real statistics ({error}): delete it and run again"
             ) from error
+        return cls(reference, float(floor), int(samples))
 
 
 def balanced(labels: np.ndarray, count: int) -> np.ndarray:
@@ -62,20 +71,26 @@ def balanced(labels: np.ndarray, count: int) -> np.ndarray:
     Raises DataError where a class has too few.
     """
     classes = int(labels.max()) + 1
-    members = [np.flatnonzero(labels == c) for c in range(classes)]
     needed = -(-count // classes)
-    for c, found in enumerate(members):
-        if len(found) < needed:
-            raise DataError(
-                f"class {c} has {len(found)} held-out images, {needed} are needed: lower evaluation.samples"
-            )
+    present, counts = np.unique(labels, return_counts=True)
+    held = dict(zip(present.tolist(), counts.tolist(), strict=True))
+    for c in range(classes):  # ends at the first that is absent: one label may be huge
+        if held.get(c, 0) < needed:
+            remedy = "lower evaluation.samples" if c in held else "add some, or leave the class out of the training set"
+            raise DataError(f"class {c} has {held.get(c, 0)} held-out images, {needed} are needed: {remedy}")
+    members = [np.flatnonzero(labels == c) for c in range(classes)]
     return np.array([members[i % classes][i // classes] for i in range(count)])
 
 
 def image_features(images: np.ndarray) -> np.ndarray:
-    """Features [N, 64] of images uint8 [N, 16, 16, 1]; DataError for another shape."""
-    if images.shape[1:] != (16, 16, 1):
-        raise DataError(f"{METRIC} judges images of 16x16x1, these are {'x'.join(map(str, images.shape[1:]))}")
+    """Features [N, 64] of images uint8 [N, 16, 16, 1]; DataError for anything else, with the remedy."""
+    images = require_images(images, METRIC)
+    if images.shape[1:] != TAKES:
+        takes, given = ("x".join(map(str, shape)) for shape in (TAKES, images.shape[1:]))
+        raise DataError(
+            f"evaluation.metric: {METRIC} judges images of {takes} (grey), these are {given}: set it to a metric that "
+            f"takes them (`trigscale study keys` lists what there is), or use images of {takes}"
+        )
     return extract_features(load_classifier("cpu"), images[..., 0], batch=BATCH, device="cpu")
 
 
@@ -89,10 +104,14 @@ def real_statistics(train: np.ndarray, held_out: np.ndarray, labels: np.ndarray,
 def score(images: np.ndarray, real: Real, resamples: int, seed: int) -> dict[str, Any]:
     """`fd` of images uint8 [N, H, W, C] and `replicates`: its values under resampling of the images.
 
-    Raises DataError where N is not the number that the floor was measured with.
+    Raises DataError where N is not the number that the floor was measured with, or the images are not to be judged.
     """
-    if len(images) != real.samples:
-        raise DataError(f"{len(images)} images, but the floor is of {real.samples}: one study uses one N")
     features = image_features(images)
+    if len(images) != real.samples:
+        raise DataError(
+            f"{len(images):,} images, but the floor was measured with {real.samples:,}, and distances compare at one N "
+            f"only: give {real.samples:,} images, or a reference at N = {len(images):,}, which a study with "
+            f"evaluation.samples={len(images)} writes"
+        )
     replicates = bootstrap_distances(features, real.reference, resamples, seed)
     return {"fd": real.reference.distance(features), "replicates": replicates.tolist()}

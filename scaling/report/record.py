@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data_pipeline.errors import UserError
 from scaling.analysis.table import RunScores, TableError, check_comparable, curve_order, read_scores
 
 M = TypeVar("M", bound=BaseModel)
 FloatArray = npt.NDArray[np.float64]
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """No report can be made of this folder; the message names the file, what is wrong and the remedy."""
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import open_in_place
-from scaling.errors import printable
+from data_pipeline.text import printable
 
 POLL_SECONDS = 0.2
 
@@ -20,7 +21,7 @@ POLL_SECONDS = 0.2
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
-class LockError(Exception):
+class LockError(UserError):
     """A folder that cannot be had for oneself; the message names who holds it, or what is missing, and the remedy."""
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
+from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
 from models.encoders import get_encoder
 from models.family import Family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
+from scaling.data.sources import Prepared
 from scaling.study.launch import launch_of
 from scaling.study.open import Study
 from scaling.training.observe.profile import check_profile
@@ -42,8 +43,9 @@ def _obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
         yield "evaluation.repeats", evaluation.repeats, "one set of samples is judged: set 1"
 
 
-def check_fit(study: Study, shards: Path) -> None:
-    """DataError unless every size of the study takes the latents and classes of the shards."""
+def check_fit(study: Study, prepared: Prepared) -> None:
+    """DataError unless every size of the study takes the latents and classes of the shards, held-out ones too."""
+    shards = prepared.shards
     manifest = Manifest.load(shards)
     for size in study.config.sizes:
         network = study.family.size(size)
@@ -58,6 +60,7 @@ def check_fit(study: Study, shards: Path) -> None:
                 f"{shards}: holds {manifest.num_classes} classes, but num_classes of size {size!r} of family "
                 f"{study.config.family!r} is {network.num_classes}: make them equal, or num_classes 0"
             )
+    require_same_classes(manifest, Manifest.load(prepared.held_out), str(prepared.held_out))
 
 
 def check_launch(config: StudyConfig, family: Family, device: torch.device) -> None:

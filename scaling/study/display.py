@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from scaling.errors import printable
+from data_pipeline.text import printable
 from scaling.plan.costs import seconds_estimate
 from scaling.run.spec import PlannedRun
 from scaling.study.open import Study

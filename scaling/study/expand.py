@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from functools import partial
 
-from models.family import Family
+from models.family import Family, network_config
 from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Teacher, TeacherRecipe, VsdRecipe
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
@@ -63,7 +62,7 @@ def _spec(
         size=size,
         seed=seed,
         precision=study.precision,
-        network=asdict(replace(network, guidance=guided)),
+        network=network_config({**network.describe(), "guidance": guided}, f"size {size!r} for {method}").describe(),
         data=data,
         recipe=recipe,
         ema=study.ema_of(size),

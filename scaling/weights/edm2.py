@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.files import refuse_occupied, sha256_file
-from models.edm2 import as_trigflow_teacher, read_edm2
 from models.family import Family
 from models.network import FLAVOURS, NetworkConfig
 from scaling.weights.folder import CONFIG, ModelError, Parameterization, SavedModel, Source, load_model, save_model
@@ -28,6 +27,8 @@ def import_edm2(path: Path, folder: Path, parameterization: Parameterization) ->
     Where the folder holds that import already, it is verified and left as it is. Raises EDM2Error, ModelError and
     OSError, each naming the file.
     """
+    from models.edm2 import as_trigflow_teacher, read_edm2  # torch: which the search for presets does without
+
     source = _describe(path)
     if (folder / CONFIG).exists():
         return _already(folder, source, parameterization)

@@ -82,9 +82,10 @@ def inner_product(t_a: Values, gamma_a: Values, t_b: Values, gamma_b: Values) ->
 def fit_profile(times: np.ndarray, gammas: np.ndarray, time: float, gamma: float) -> tuple[np.ndarray, float]:
     """Factors of the stored profiles whose sum is nearest to the wanted one, and its relative L2 distance.
 
-    Beyond EDM2 the factors sum to 1: what did not change in training is reproduced exactly, and what changed slowly
-    several times better. times, gammas: of the stored profiles, [profiles]. Least squares in float64, all profiles
-    scaled to norm 1, by the normal equations with the constraint's multiplier.
+    The factors sum to 1: what did not change in training is reproduced exactly. EDM2's code divides the factors of a
+    free fit by their sum; here the sum is a constraint of the fit, whose profile is never farther. times, gammas: of
+    the stored profiles, [profiles]. Least squares in float64, all profiles scaled to norm 1, by the normal equations
+    with the constraint's multiplier.
     """
     norms = np.sqrt(inner_product(times, gammas, times, gammas))
     norm = np.sqrt(inner_product(time, gamma, time, gamma))

@@ -6,21 +6,24 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import safetensors.torch
-import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_folder, sha256_file, write_json_atomic
 from models.family import count_parameters, network_config
-from models.trigflow import TrigFlowNet
-from models.unet import NetworkConfig
+from models.network import NetworkConfig
+from models.shape import state_shapes
 from scaling.config.validation import Section, validate
+
+if TYPE_CHECKING:  # a description is read without torch
+    from torch import Tensor
+
+    from models.trigflow import TrigFlowNet
 
 FORMAT = "trigscale-model-1"
 WEIGHTS = "model.safetensors"
@@ -29,7 +32,7 @@ METADATA = "trigscale"
 Parameterization = Literal["edm", "trigflow"]
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """A folder of weights that cannot be used or written; the message names the file and the remedy."""
 
 
@@ -74,11 +77,17 @@ class SavedModel:
 
     def state(self) -> dict[str, Tensor]:
         """The weights by the names of TrigFlowNet, float32, verified."""
+        from safetensors.torch import load_file
+
         self.verify()
-        return safetensors.torch.load_file(self.folder / WEIGHTS)
+        return load_file(self.folder / WEIGHTS)
 
     def network(self) -> TrigFlowNet:
         """The network with its weights on the CPU, for inference."""
+        import torch
+
+        from models.trigflow import TrigFlowNet
+
         with torch.device("meta"):
             net = TrigFlowNet(self.config)
         net.load_state_dict(self.state(), assign=True)
@@ -95,17 +104,20 @@ def save_model(
     source: Source | None,
 ) -> SavedModel:
     """Write a network to a new folder. Raises OSError where that is occupied or cannot be written."""
+    import torch
+    from safetensors.torch import save_file
+
     description = Description(
         parameterization=parameterization,
-        network=json.loads(json.dumps(asdict(config))),
+        network=json.loads(json.dumps(config.describe())),
         encoder=encoder,
         parameters=count_parameters(config),
         source=source,
     )
-    weights = {name: state[name].detach().to("cpu", torch.float32).contiguous() for name in _shapes(config)}
+    weights = {name: state[name].detach().to("cpu", torch.float32).contiguous() for name in state_shapes(config)}
     with atomic_folder(folder) as partial:
         try:
-            safetensors.torch.save_file(weights, partial / WEIGHTS, {METADATA: description.canonical()})
+            save_file(weights, partial / WEIGHTS, {METADATA: description.canonical()})
         except SafetensorError as error:
             raise ModelError(f"{folder}: the weights cannot be written: {error}") from error
         content = {"format": FORMAT, **description.model_dump(mode="json"), "sha256": sha256_file(partial / WEIGHTS)}
@@ -147,7 +159,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _check_weights(path: Path, config: NetworkConfig, description: Description) -> None:
     """Raise ModelError unless the file holds the network's tensors and this description."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             carried = (file.metadata() or {}).get(METADATA)
     except FileNotFoundError:
@@ -158,14 +170,9 @@ def _check_weights(path: Path, config: NetworkConfig, description: Description) 
         raise ModelError(
             f"{path}: belongs to another {CONFIG} than the one beside it: one was altered; make the folder again"
         )
-    expected = _shapes(config)
+    expected = state_shapes(config)
     if wrong := [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]:
         raise ModelError(
             f"{path}: {wrong[0]} has shape {shapes.get(wrong[0])} where {expected.get(wrong[0])} belongs: "
             "not the network of its description; make the folder again"
         )
-
-
-def _shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in TrigFlowNet(config).state_dict().items()}

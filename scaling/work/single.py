@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data_pipeline.arrays import load_arrays
 from data_pipeline.files import write_bytes_atomic
+from data_pipeline.images import load_samples
 from scaling.config.validation import validate
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.run.spec import RunSpec
@@ -55,7 +55,6 @@ def tile(images: np.ndarray) -> np.ndarray:
 
 def evaluate_npz(path: Path, reference: Path) -> dict[str, Any]:
     """The distance of the images of an .npz to the real ones, with its N and floor; DataError names the file."""
-    (images,) = load_arrays(path, "images")
     real = Real.load(reference)
-    result = score(images, real, 0, 0)
+    result = score(load_samples(path), real, 0, 0)
     return {"metric": METRIC, "fd": result["fd"], "n": real.samples, "floor": real.floor}

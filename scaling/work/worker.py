@@ -22,6 +22,8 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 LOCK_SECONDS = 30.0
 COMMAND = (sys.executable, "-P", "-m", "scaling.work.worker")  # -P: nothing is imported from the current folder
 
+UNBEGUN = "stopped before anything was begun; what earlier launches saved stays"
+
 log = logging.getLogger(__name__)
 
 
@@ -39,21 +41,15 @@ def main() -> int:
 
 def _ended(home: Path, rank: str | None, stop: StopRequest) -> int:
     """The exit code once the run in `home`, or this rank's part of it, is done, stopped or failed."""
-    from data_pipeline.manifest import DataError
-    from models.family import FamilyError
-    from scaling.config.validation import ConfigError
-    from scaling.errors import Interrupted, ParallelError, TrainingError, explain
-    from scaling.run.locks import LockError
-    from scaling.training.checkpoints.files import CheckpointError
-    from scaling.weights.folder import ModelError
+    from data_pipeline.errors import UserError
+    from scaling.errors import Interrupted, TrainingError, explain
 
-    usage = (ConfigError, FamilyError, ModelError, DataError, CheckpointError, ParallelError, LockError, OSError)
     try:
         return _run(home, rank, stop)
     except Interrupted as error:
         log.info("%s", error)
         return EXIT_AGAIN
-    except usage as error:
+    except (UserError, OSError) as error:
         log.error("%s", explain(error))
         return EXIT_USAGE
     except TrainingError as error:
@@ -62,14 +58,17 @@ def _ended(home: Path, rank: str | None, stop: StopRequest) -> int:
 
 
 def _run(home: Path, rank: str | None, stop: StopRequest) -> int:
-    from data_pipeline.files import clear_partials
     from scaling.errors import Interrupted
+
+    if stop():
+        raise Interrupted(UNBEGUN)
+    from data_pipeline.files import clear_partials
     from scaling.run.locks import locked
     from scaling.run.spec import load_run
     from scaling.work.stages import run
 
     if stop():
-        raise Interrupted("stopped before anything was begun")
+        raise Interrupted(UNBEGUN)
     launch = load_run(home).launch
     if rank is None and launch.devices > 1:
         return run_ranks((*COMMAND, str(home)), launch.devices, os.environ, stop)

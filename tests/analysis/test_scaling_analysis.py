@@ -15,7 +15,8 @@ from scipy import stats
 
 from scaling.analysis.ratios import RatioCurve
 from scaling.analysis.summary import Analysis, analyse
-from scaling.analysis.table import Row, TableError, load_table, resolve_table
+from scaling.analysis.table import Row, TableError
+from scaling.analysis.table_file import load_table, resolve_table
 from scaling.analysis.uncertainty import Interval
 from scaling.cli.fit_tables import render
 
@@ -323,9 +324,10 @@ def test_json_is_plain_and_the_terminal_shows_the_findings(published: Analysis) 
 
 
 def test_names_with_brackets_reach_the_terminal() -> None:
-    rows = [Row(r.method, r.steps, r.nfe, f"[b]{r.size}", r.seed, r.macs, r.fd) for r in make_rows(exact)][1:]
-    console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(render(analyse(rows))[0])
-    text = console.export_text()
-    assert "[b]size2" in text
-    assert "no ratio for sCD, 1 step, size [b]size0" in text
+    rows = [Row(r.method, r.steps, r.nfe, f"[/b]{r.size}", r.seed, r.macs, r.fd) for r in make_rows(exact)][1:]
+    for markup in (True, False):  # the command line prints without
+        console = Console(width=200, file=io.StringIO(), record=True)
+        console.print(render(analyse(rows))[0], markup=markup)
+        text = console.export_text()
+        assert " [/b]size2" in text
+        assert "no ratio for sCD, 1 step, size [/b]size0" in text

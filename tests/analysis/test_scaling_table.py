@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaling.analysis.table import Row, TableError, check_rows, load_scores, load_table, resolve_table
+from scaling.analysis.table import Row, TableError, check_rows, load_scores
+from scaling.analysis.table_file import COLUMNS, PUBLISHED, load_table, resolve_table
 
 HEADER = "method,steps,nfe,size,macs,fd"
 SCORES: dict[str, Any] = {
@@ -117,7 +118,43 @@ def test_table_is_read_with_and_without_seeds(tmp_path: Path) -> None:
         ((HEADER + ",seed", "scd,1,1,s,1e6,2,x"), r"line 2, column seed: 'x'"),
         (("method,steps,nfe,size,macs", "scd,1,1,s,1e6"), r"line 1: no column 'fd'"),
         ((HEADER + ",sed", "scd,1,1,s,1e6,2,0"), r"line 1: unknown column 'sed'; did you mean 'seed'"),
-        ((HEADER + ",fd", "scd,1,1,s,1e6,2,0"), r"line 1: column 'fd' appears 2 times"),
+        ((HEADER + ",fd", "scd,1,1,s,1e6,2,0"), r"line 1: column 'fd' appears twice: keep one"),
+        ((HEADER + ",FID", "scd,1,1,s,1e6,2,0"), r"line 1: column 'fd' and 'FID' both hold fd: keep one"),
+        (
+            (HEADER + ",notes", "scd,1,1,s,1e6,2,0"),
+            r"line 1: unknown column 'notes'; remove it; known columns are",
+        ),
+        ((HEADER + ",", "scd,1,1,s,1e6,2,"), r"line 1: column 7 has no name"),
+        (
+            ("method,steps,nfe,size,GMACs,fd", "scd,1,1,s,1,2"),
+            r"column 'GMACs': give macs.*100\.8 GMACs are 100\.8e9",
+        ),
+        (("method,steps,nfe,size,GFLOPs,fd", "scd,1,1,s,1,2"), r"unknown column 'GFLOPs'.*2 FLOPs are one"),
+        ((HEADER, 'scd,1,1,s,"1,000,000",2'), r"line 2, column macs: '1,000,000' is not a .*without separators"),
+        ((HEADER, "scd,1,1,s,1_000_000,2"), r"line 2, column macs: '1_000_000' is not a .*without separators"),
+        ((HEADER, "scd,1,1,s,1 000 000,2"), r"line 2, column macs: '1 000 000' is not a .*without separators"),
+        ((HEADER, "scd,1,1'000,s,1e6,2"), r"""line 2, column nfe: "1'000" is not a whole .*without separators"""),
+        (
+            (HEADER.replace(",", ";"), "scd;1;1;s;1e6;2,5"),
+            r"line 2, column fd: '2,5' is not .*point before decimals",
+        ),
+        ((HEADER, "scd,1,1,s,1e6,\u0662"), r"line 2, column fd: '\u0662' is not a number above 0$"),
+        ((HEADER, "scd," + "9" * 5000 + ",1,s,1e6,2"), r"line 2, column steps: '9{76}\.\.\. is not a whole number"),
+        ((HEADER, "x" * 200_000 + ",1,1,s,1e6,2"), r"after line 1: field larger than field limit"),
+        ((HEADER, "x" * 100 + ",1,1,s,1e6,2"), r"line 2, column method: 'x+\.\.\. is not a name"),
+        ((HEADER, "a\x1b[2J,1,1,s,1e6,2"), r"line 2, column method: 'a\\x1b\[2J' is not a name"),
+        ((HEADER, '"scd,1,1,s,1e6,2', "scd,2,2,s,1e6,2"), r"after line 1: unexpected end of data: is a quote open"),
+        ((HEADER, "scd,1,1,s,1e6,2\0"), r"holds NUL characters"),
+        (
+            (HEADER, "scd,1,1,s,102.2,2", "scd,2,2,s,102.2e9,2"),
+            r"macs is 102\.2 in line 2 and 1\.022e\+11 in line 3, of one ",
+        ),
+        (
+            (HEADER, "scd,1,1,m,280e9,2", "scd,1,1,s,102.2,2"),
+            r"macs is 102\.2 in line 3 and 2\.8e\+11 in line 2, of one ta",
+        ),
+        (("version https://git-lfs.github.com/spec/v1",), r"is a Git LFS pointer"),
+        (("PK\3\4",), "is a zip archive"),
         ((HEADER + ",n", "scd,1,1,s,1e6,2,5000", "scd,2,2,s,1e6,2,50000"), r"line 3, column n: '50000'.*'5000'"),
         ((HEADER,), r"no rows"),
         (("",), r"line 1: no column 'method'"),
@@ -128,6 +165,51 @@ def test_faulty_tables_name_line_column_and_value(tmp_path: Path, lines: tuple[s
     with pytest.raises(TableError, match=message) as caught:
         load_table(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_other_spellings_mean_the_same(tmp_path: Path, separator: str) -> None:
+    """Separators, blank rows, comments, our printed labels, another case of names and columns."""
+    lines = (
+        '# exported, with "one quote',
+        "Method,Steps,NFE,Size,MACs,FID",
+        ",,,,,",
+        "Teacher,9,17,S,1e6,2.5",
+        "  # in the middle",
+        "sCD,1,1,s,1e6,3",
+        "   ",
+        "SCT,1,1,S,1e6,4",
+        "sCD + VSD,1,1,S,1e6,5",
+        "Mine,1,1,S,1e6,6",
+        "mine,2,2,S,1e6,6",
+    )
+    path = write_table(tmp_path / "t.csv", *(line.replace(",", separator) for line in lines))
+    named = [
+        ("teacher", 9, 17, 2.5),
+        ("scd", 1, 1, 3.0),
+        ("sct", 1, 1, 4.0),
+        ("scd+vsd", 1, 1, 5.0),
+        ("Mine", 1, 1, 6.0),
+    ]
+    named.append(("Mine", 2, 2, 6.0))
+    assert load_table(path) == [Row(method, steps, nfe, "S", 0, 1e6, fd) for method, steps, nfe, fd in named]
+    path.write_text(path.read_text().replace("2.5", "x"))
+    with pytest.raises(TableError, match="line 4, column fd"):
+        load_table(path)
+
+
+def test_every_column_that_the_report_writes_is_known(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "t.csv", ",".join(COLUMNS), "scd,1,1,s,1e6,2,3,fd-fashion,5000,r,1,0.2,500,1.5")
+    assert load_table(path) == [Row("scd", 1, 1, "s", 3, 1e6, 2.0)]
+
+
+def test_costs_too_small_for_networks_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_table(write_table(tmp_path / "t.csv", HEADER, "scd,1,1,s,102.2,2", "scd,1,1,m,280.5,2"))
+    assert "macs is 280.5 at most (line 3), few for a network: are they GMACs?" in caplog.text
+    caplog.clear()
+    for path in PUBLISHED.glob("*.csv"):
+        assert load_table(path)
+    assert caplog.text == ""
 
 
 def test_binary_and_missing_files_are_named(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.images import load_images
+from data_pipeline.images import load_images, load_samples
+from data_pipeline.labels import class_order, describe_classes
 from data_pipeline.manifest import DataError
+from data_pipeline.pixels import require_images
 
 
 def random_images(*shape: int) -> np.ndarray:
@@ -19,23 +24,26 @@ def random_images(*shape: int) -> np.ndarray:
 def test_npz(tmp_path: Path, shape: tuple[int, ...]) -> None:
     images = random_images(*shape)
     np.savez(tmp_path / "a.npz", images=images, labels=np.array([0, 2, 1, 0, 2], np.uint8))
-    loaded, labels, names = load_images(tmp_path / "a.npz")
-    np.testing.assert_array_equal(loaded, images.reshape(5, 6, 7, -1))
-    assert labels.dtype == np.int64
-    assert labels.tolist() == [0, 2, 1, 0, 2]
-    assert names == ("0", "1", "2")
+    loaded = load_images(tmp_path / "a.npz")
+    np.testing.assert_array_equal(loaded.images, images.reshape(5, 6, 7, -1))
+    assert loaded.labels.dtype == np.int64
+    assert loaded.labels.tolist() == [0, 2, 1, 0, 2]
+    assert (loaded.num_classes, loaded.class_names) == (3, None)
+    np.testing.assert_array_equal(load_samples(tmp_path / "a.npz"), loaded.images)
 
 
 GOOD: dict[str, Any] = {"images": random_images(4, 6, 6), "labels": np.arange(4)}
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "images missing": ({"images": None}, "must hold the arrays"),
     "labels missing": ({"labels": None}, "must hold the arrays"),
-    "float images": ({"images": np.zeros((4, 6, 6))}, "images is float64"),
-    "two channels": ({"images": np.zeros((4, 6, 6, 2), np.uint8)}, r"\[4, 6, 6, 2\]"),
-    "no images": ({"images": np.zeros((0, 6, 6), np.uint8), "labels": np.arange(0)}, r"\[0, 6, 6, 1\]"),
+    "no images": ({"images": np.zeros((0, 6, 6), np.uint8), "labels": np.arange(0)}, r"\[0, 6, 6\].*no pixels"),
+    "a cast of 0..1": ({"images": GOOD["images"] // 128}, "0 and 1 alone.*multiply by 255 before the cast"),
     "too few labels": ({"labels": np.arange(3)}, "expected 4 integers"),
     "float labels": ({"labels": np.arange(4.0)}, "labels is float64"),
-    "negative label": ({"labels": np.arange(4) - 1}, "none below 0"),
+    "negative label": ({"labels": np.arange(4) - 1}, "labels holds -1, expected 0 to"),
+    "a label of 2^31": ({"labels": np.arange(4) + 2**31 - 4}, "labels holds 2147483647, expected 0 to 2147483646"),
+    "a label of 2^62": ({"labels": np.array([0, 0, 0, 2**62])}, "labels holds 4611686018427387904"),
+    "a label above int64": ({"labels": np.array([0, 0, 0, 2**64 - 1], np.uint64)}, "labels holds 18446744073709551615"),
 }
 
 
@@ -45,6 +53,40 @@ def test_bad_arrays_are_named(tmp_path: Path, kind: str) -> None:
     np.savez(tmp_path / "a.npz", **{key: value for key, value in (GOOD | change).items() if value is not None})
     with pytest.raises(DataError, match=rf"a\.npz.*{message}"):
         load_images(tmp_path / "a.npz")
+
+
+UNIT = np.linspace(0, 1, 144).reshape(4, 6, 6, 1)
+# Arrays that are no images, and the expression in their refusal that makes images of them.
+NO_IMAGES: dict[str, tuple[np.ndarray, str]] = {
+    "0..1": (UNIT, "they hold 0 to 1: (255 * images).round().astype(np.uint8)"),
+    "-1..1": (2 * UNIT - 1, "they hold -1 to 1: ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)"),
+    "float 0..255": (255 * UNIT, "they hold 0 to 255: images.round().astype(np.uint8)"),
+    "int64": (GOOD["images"].astype(np.int64), ": images.round().astype(np.uint8)"),
+    "bool": (UNIT > 0.5, ": (255 * images).round().astype(np.uint8)"),
+    "channels first": (np.zeros((4, 3, 6, 8), np.uint8), "channels come last: images.transpose(0, 2, 3, 1)"),
+    "transparency": (np.zeros((4, 6, 6, 4), np.uint8), "images[..., :3]"),
+}
+NO_REMEDY: dict[str, tuple[np.ndarray, str]] = {
+    "NaN": (np.where(np.arange(4).reshape(4, 1, 1, 1) > 1, np.nan, UNIT), "2 of them hold NaN or infinity, the first"),
+    "wide range": (1000 * UNIT, "they hold 0 to 1000: scale them to 0..255"),
+    "two channels": (np.zeros((4, 6, 6, 2), np.uint8), "choose 1 or 3 channels"),
+    "a scalar": (np.array(3.0), "float64 []"),
+    "a NaN": (np.array(np.nan), "1 of them hold NaN"),
+    "a uint8 scalar": (np.array(3, np.uint8), "a single image is [1, H, W, C]"),
+    "text": (np.array(["a"]), "whole numbers of 8 bits"),
+    "nothing": (np.zeros((0, 6, 6)), "whole numbers of 8 bits"),
+}
+
+
+@pytest.mark.parametrize("kind", [*NO_IMAGES, *NO_REMEDY])
+def test_the_gate_of_images_says_what_makes_images_of_an_array(kind: str) -> None:
+    images, message = (NO_IMAGES | NO_REMEDY)[kind]
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        require_images(images, "a.npz")
+    assert str(caught.value).startswith(f"a.npz: images is {images.dtype} {list(images.shape)}, expected uint8")
+    if kind in NO_IMAGES:
+        mended = eval(str(caught.value).rsplit(": ", 1)[1], {"images": images, "np": np})
+        assert require_images(mended, "a.npz").shape[0] == 4
 
 
 class Bomb:
@@ -66,38 +108,63 @@ def test_hostile_pickle_is_not_opened(tmp_path: Path, key: str) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04rest", b"no zip", b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04rest", b"no zip"])
 def test_files_that_are_no_npz(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(data)
     with pytest.raises(DataError, match=r"a\.npz cannot be read"):
         load_images(tmp_path / "a.npz")
 
 
-def test_every_flipped_byte_of_an_npz_is_refused_or_harmless(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer.*git lfs pull"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+        (b"\x93NUMPY\x01\x00", r"a \.npy file"),
+        (b"\x80\x04\x95", "a pickle, expected"),
+        (b"<!DOCTYPE html>", "a web page"),
+    ],
+)
+def test_files_of_another_kind_are_called_by_it(tmp_path: Path, data: bytes, what: str) -> None:
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(DataError, match=rf"a\.npz is {what}.*an \.npz file that holds an array `images`"):
+        load_samples(tmp_path / "a.npz")
+
+
+def test_a_header_that_claims_more_than_the_file_holds_allocates_nothing(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (2**30, 6, 6, 1)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images.npy", buffer.getvalue() + bytes(100))
+    with pytest.raises(DataError, match=r"`images` claims uint8 \[1073741824, 6, 6, 1\], but 100 bytes follow it"):
+        load_samples(tmp_path / "a.npz")
+
+
+def test_flipped_bytes_of_an_npz_are_refused_or_harmless(tmp_path: Path) -> None:
     """Harmless are names, dates and padding that no reader looks at: the arrays come back unchanged."""
     path = tmp_path / "a.npz"
     np.savez(path, **GOOD)
     whole = path.read_bytes()
     refused = 0
-    for position in range(len(whole)):
+    for position in range(0, len(whole), 2):
         flipped = bytearray(whole)
         flipped[position] ^= 255
         path.write_bytes(flipped)
         try:
-            images, labels, _ = load_images(path)
+            loaded = load_images(path)
         except DataError:
             refused += 1
             continue
-        np.testing.assert_array_equal(images[..., 0], GOOD["images"])
-        np.testing.assert_array_equal(labels, GOOD["labels"])
-    assert refused > len(whole) / 2
+        np.testing.assert_array_equal(loaded.images[..., 0], GOOD["images"])
+        np.testing.assert_array_equal(loaded.labels, GOOD["labels"])
+    assert refused > len(whole) / 4
 
 
 def test_every_cut_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **GOOD)
     whole = path.read_bytes()
-    for size in range(0, len(whole), 7):
+    for size in range(0, len(whole), 29):
         path.write_bytes(whole[:size])
         with pytest.raises(DataError, match=r"a\.npz cannot be read"):
             load_images(path)
@@ -127,13 +194,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folder_in_sorted_order(folder: Path) -> None:
-    images, labels, names = load_images(folder)
+    loaded = load_images(folder)
     by_name = np.argsort(SHUFFLED)
     order = [*by_name[by_name % 2 == 1], *by_name[by_name % 2 == 0]]
-    np.testing.assert_array_equal(images, random_images(24, 6, 7)[order, ..., None])
-    assert labels.tolist() == [0] * 12 + [1] * 12
-    assert labels.dtype == np.int64
-    assert names == ("ant", "zebra")
+    np.testing.assert_array_equal(loaded.images, random_images(24, 6, 7)[order, ..., None])
+    assert loaded.labels.tolist() == [0] * 12 + [1] * 12
+    assert loaded.labels.dtype == np.int64
+    assert (loaded.num_classes, loaded.class_names) == (2, ("ant", "zebra"))
 
 
 def test_colour_png_and_jpeg(tmp_path: Path) -> None:
@@ -141,7 +208,7 @@ def test_colour_png_and_jpeg(tmp_path: Path) -> None:
     flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)
     Image.fromarray(flat).save(tmp_path / "x" / "a.PNG")
     Image.fromarray(flat).save(tmp_path / "x" / "b.jpg", quality=100)
-    images, _, _ = load_images(tmp_path)
+    images = load_images(tmp_path).images
     np.testing.assert_array_equal(images[0], flat)
     np.testing.assert_allclose(images[1].astype(int), flat, atol=3)
 
@@ -173,3 +240,34 @@ def test_folders_of_another_layout(folder: Path) -> None:
     (folder / "bee").mkdir()
     with pytest.raises(DataError, match="bee holds no images"):
         load_images(folder)
+
+
+def test_numbered_folders_are_ordered_as_numbers(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / "data" / str(number)).mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), number, np.uint8)).save(tmp_path / "data" / str(number) / "a.png")
+    loaded = load_images(tmp_path / "data")
+    assert loaded.labels.tolist() == loaded.images[:, 0, 0, 0].tolist() == list(range(12))
+    assert loaded.class_names == tuple(map(str, range(12)))
+    assert class_order(["10", "9", "008"]) == ["008", "9", "10"]
+    assert class_order(["10", "9", "x"]) == ["10", "9", "x"]
+    with pytest.raises(DataError, match="'01' and '1' are one number"):
+        class_order(["1", "2", "01"])
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "a\u202eb", "a\udcffb"])
+def test_names_that_a_terminal_would_obey_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data" / name).mkdir(parents=True)
+    with pytest.raises(DataError, match="control characters: rename it") as caught:
+        load_images(tmp_path / "data")
+    assert name not in str(caught.value)
+    with pytest.raises(DataError, match="control characters"):
+        class_order([name])
+
+
+def test_absent_classes_are_counted_and_named() -> None:
+    assert describe_classes(np.array([0, 1, 1]), 2) == "2 classes"
+    assert describe_classes(np.array([0, 2, 5]), 6) == "6 classes, 3 of them without samples: 1, 3, 4"
+    assert describe_classes(np.array([0]), 2, ("cat", "dog")) == "2 classes, 1 of them without samples: 1 (dog)"
+    large = describe_classes(np.array([0, 2**31 - 2]), 2**31 - 1)
+    assert large == "2,147,483,647 classes, 2,147,483,645 of them without samples: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ..."

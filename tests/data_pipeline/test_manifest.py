@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
 
 BAD_FIELDS: list[tuple[str, Any, str]] = [
@@ -27,6 +29,10 @@ BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("content_sha256", "A" * 64, "64 hexadecimal digits"),
     ("content_sha256", "a" * 64 + "\n", "64 hexadecimal digits"),
     ("colour", "red", "no such key"),
+    ("dataset", "a\x1b[2J", "without control characters"),
+    ("class_names", ["a"], "one for each of 7 classes"),
+    ("class_names", list("abcdefa"), "all different"),
+    ("class_names", [*"abcdef", "\n"], "without control characters"),
     ("shards[1]", 5, "a JSON object"),
     ("shards[1].name", "../shard-000001.tar", "shard-000001.tar"),
     ("shards[1].name", "shard-000000.tar", "shard-000001.tar"),
@@ -73,7 +79,49 @@ def test_missing_keys_are_named(shards: Path) -> None:
         Manifest.load(shards)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\xff", "[" * 100_000, "NaN"])
+Named = Callable[..., Manifest]
+
+
+@pytest.fixture
+def named(shards: Path) -> Named:
+    """The manifest of the shards with other class names, or none, written and read back."""
+
+    def naming(names: list[str] | None, **changes: Any) -> Manifest:
+        path = shards / "manifest.json"
+        raw = json.loads(path.read_text())
+        raw.pop("class_names", None)
+        path.write_text(json.dumps(raw | changes | ({"class_names": names} if names else {})))
+        return Manifest.load(shards)
+
+    return naming
+
+
+def test_class_names_are_optional_and_come_back(named: Named, shards: Path) -> None:
+    assert named(None).class_names is None
+    manifest = named([*"abcdefg"])
+    assert manifest.class_names == tuple("abcdefg")
+    manifest.save(shards)
+    assert Manifest.load(shards) == manifest
+
+
+def test_held_out_classes_are_compared_by_name(named: Named) -> None:
+    ours = named([*"abcdefg"])
+    for same in (ours, named(None)):
+        require_same_classes(ours, same, "held")
+        require_same_classes(same, ours, "held")
+    others = {
+        "lacks 'd' and has besides 'x'": named([*"abcefgx"]),
+        "has besides 'h'": named([*"abcdefgh"], num_classes=8),
+        "lacks 'g'": named([*"abcdef"], num_classes=6),
+        "has them in another order": named([*"abcdegf"], num_classes=7),
+        "held: holds 6 classes, the training set 7": named(None, num_classes=6),
+    }
+    for message, other in others.items():
+        with pytest.raises(DataError, match=message):
+            require_same_classes(ours, other, "held")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\xff", "[" * 100_000, "NaN", "version https://git-lfs"])
 def test_files_that_are_no_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"manifest\.json"):

@@ -69,6 +69,53 @@ def test_a_set_has_no_distance_to_itself(generator: np.random.Generator) -> None
     assert reference.distance(permuted) == pytest.approx(0, abs=1e-6 * np.trace(reference.covariance))
 
 
+def test_features_of_low_rank_cost_no_accuracy(generator: np.random.Generator) -> None:
+    """Rank 40 of 256: no distance to itself, and a shift of 0.01 is 1e-4, at a trace of 1e5."""
+    features = generator.standard_normal((2000, 40)) @ generator.standard_normal((40, 256)) * 3
+    reference = Reference.from_features(features)
+    assert np.trace(reference.covariance) > 9e4
+    assert reference.distance(features) == pytest.approx(0, abs=1e-9)
+    assert reference.distance(features + 0.01 * np.eye(256)[3]) == pytest.approx(1e-4, rel=1e-4)
+
+
+def unfit(mean: np.ndarray, covariance: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray, str]]:
+    """Statistics that are none of a Gaussian, and what they are told."""
+    nan, bent, turned = mean.copy(), covariance.copy(), covariance.copy()
+    nan[1], bent[0, 1], turned[2, 2] = np.nan, bent[0, 1] + 0.1, -0.1
+    return {
+        "a NaN in the mean": (nan, covariance, "the mean holds NaN"),
+        "a NaN in the covariance": (mean, covariance * np.nan, "the covariance holds NaN"),
+        "a mean that broadcasts": (mean[:1], covariance, r"shapes \[1\] and \[3, 3\]"),
+        "a row": (mean[None], covariance, r"shapes \[1, 3\] and"),
+        "text": (mean.astype(str), covariance, "no numbers"),
+        "asymmetric": (mean, bent, "the covariance is not symmetric"),
+        "indefinite": (mean, turned, r"indefinite: its eigenvalues are -0\.1 to 1"),
+        "negative": (mean, -covariance, "indefinite"),
+    }
+
+
+UNFIT = unfit(np.zeros(3), np.eye(3))
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_statistics_of_no_gaussian_are_refused_on_either_side(kind: str) -> None:
+    mean, covariance, message = UNFIT[kind]
+    for statistics in ((mean, covariance, np.zeros(3), np.eye(3)), (np.zeros(3), np.eye(3), mean, covariance)):
+        with pytest.raises(ValueError, match=message):
+            frechet_distance(*statistics)
+
+
+def test_statistics_of_other_features_are_refused() -> None:
+    with pytest.raises(ValueError, match="statistics of 4 features against those of 3"):
+        frechet_distance(np.zeros(4), np.eye(4), np.zeros(3), np.eye(3))
+
+
+def test_statistics_kept_in_float32_pass(generator: np.random.Generator) -> None:
+    features = generator.standard_normal((300, 20)) @ generator.standard_normal((20, 64))
+    mean, covariance = (values.astype(np.float32) for values in feature_statistics(features))
+    assert Reference(mean, covariance).distance(features) == pytest.approx(0, abs=1e-3)
+
+
 def test_shift_and_scale_of_features(generator: np.random.Generator) -> None:
     """A shift by v alone costs |v|^2; a common scale c multiplies the distance by c^2."""
     features = generator.standard_normal((300, 5))
@@ -122,9 +169,18 @@ def test_bootstrap_spread_is_the_spread_over_new_samples(generator: np.random.Ge
 
 
 def test_bootstrap_level_is_one_bias_too_high(generator: np.random.Generator) -> None:
-    """What the docstring warns of: at the floor, the resamples lie at about twice the floor."""
-    reference = Reference(np.zeros(6), np.eye(6))
-    sets = generator.standard_normal((30, 500, 6))
+    """What the docstring says: at the floor the resamples lie at about twice the floor. The basic interval holds 0,
+    which is the distance at infinite N, and not the floor; that about the resamples' own mean holds the floor."""
+    reference = Reference(np.zeros(16), np.eye(16))
+    sets = generator.standard_normal((20, 500, 16))
     floor = np.mean([reference.distance(features) for features in sets])
-    level = np.mean([bootstrap_distances(features, reference, 30, seed=1) for features in sets])
-    assert level / floor == pytest.approx(2, rel=0.1)
+    drawn = [bootstrap_distances(features, reference, 40, seed=1) for features in sets]
+    assert np.mean(drawn) / floor == pytest.approx(2, rel=0.1)
+    basic, centred = [], []
+    for features, replicates in zip(sets, drawn, strict=True):
+        distance, (low, high) = reference.distance(features), np.quantile(replicates, (0.025, 0.975))
+        basic.append((2 * distance - high, 2 * distance - low))
+        centred.append((distance - high + replicates.mean(), distance - low + replicates.mean()))
+    assert np.mean([low <= 0 <= high for low, high in basic]) > 0.8
+    assert np.mean([low <= floor <= high for low, high in basic]) < 0.1
+    assert np.mean([low <= floor <= high for low, high in centred]) > 0.8

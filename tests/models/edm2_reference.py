@@ -46,6 +46,13 @@ def unet(state: State, x: Tensor, c_noise: Tensor, one_hot: Tensor | None, head_
     return weighted(x, state["unet.out_conv.weight"], state["unet.out_gain"])
 
 
+def logvar(state: State, sigma: Tensor) -> Tensor:
+    """The uncertainty u [B] that is trained beside the denoiser."""
+    freqs, phases = state["logvar_fourier.freqs"], state["logvar_fourier.phases"]
+    angles = (sigma.log() / 4)[:, None] * freqs + phases
+    return weighted(math.sqrt(2) * torch.cos(angles), state["logvar_linear.weight"])[:, 0]
+
+
 def block(state: State, name: str, x: Tensor, emb: Tensor, head_channels: int) -> Tensor:
     """One block of the encoder or decoder."""
 
@@ -74,10 +81,11 @@ def block(state: State, name: str, x: Tensor, emb: Tensor, head_channels: int) -
 
 
 def attention(qkv: Tensor, head_channels: int) -> Tensor:
-    """Channels are heads x head_channels x (q, k, v)."""
+    """Channels are heads x width of a head x (q, k, v); there are as many heads of head_channels as have room."""
     b, c, h, w = qkv.shape
-    q, k, v = unit(qkv.reshape(b, c // 3 // head_channels, head_channels, 3, h * w), 2).unbind(3)
-    shares = torch.einsum("bhcq,bhck->bhqk", q, k / math.sqrt(head_channels)).softmax(3)
+    heads = c // 3 // head_channels
+    q, k, v = unit(qkv.reshape(b, heads, c // 3 // heads, 3, h * w), 2).unbind(3)
+    shares = torch.einsum("bhcq,bhck->bhqk", q, k / math.sqrt(q.shape[2])).softmax(3)
     return torch.einsum("bhqk,bhck->bhcq", shares, v).reshape(b, c // 3, h, w)
 
 

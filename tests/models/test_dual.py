@@ -139,8 +139,12 @@ def test_forced_weight_norm() -> None:
     ("changes", "message"),
     [
         ({"resolution": 9}, "does not divide by 2"),
-        ({"head_channels": 7}, "heads"),
-        ({"model_channels": 15}, "even|heads"),
+        (
+            {"head_channels": 10},
+            "width 32 at resolution 4 does not divide into equal heads of head_channels 10 or more",
+        ),
+        ({"head_channels": 64}, "width 32 at resolution 4 does not divide"),
+        ({"model_channels": 15}, "model_channels 15 is odd"),
     ],
 )
 def test_shapes_that_cannot_be_built_are_refused(changes: dict[str, int], message: str) -> None:

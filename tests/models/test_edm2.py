@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.edm2 import EDM2Network, as_trigflow_teacher, edm_denoise, read_edm2
+from models.edm2 import EDM2Network, as_trigflow_teacher, edm_denoise, edm_logvar, read_edm2
 from models.edm2_pickle import EDM2Error
 from models.family import count_parameters
 from models.network import FLAVOURS, NetworkConfig
@@ -25,11 +25,16 @@ from tests.models.edm2_files import (
     write,
     write_network,
 )
-from tests.models.edm2_reference import denoiser
+from tests.models.edm2_reference import denoiser, logvar
 
 # Three levels with attention of several heads at two of them, and an unconditional network of pixels.
 DEEP = NetworkConfig(16, 4, 3, 8, (1, 2, 3), 2, (8, 4), head_channels=8, **FLAVOURS["edm2"])
 PIXELS = NetworkConfig(8, 3, 0, 8, (1, 2), 1, (4,), head_channels=4, **FLAVOURS["edm2"])
+# EDM2's attention in the decoder's first block alone, and beside a level that is finer; heads that are wider than said.
+IN0 = NetworkConfig(8, 4, 3, 8, (1, 2), 1, (), head_channels=16, attention_in0=True, **FLAVOURS["edm2"])
+FINER = NetworkConfig(16, 3, 0, 15, (2, 1, 3), 1, (16,), head_channels=14, attention_in0=True, **FLAVOURS["edm2"])
+NONE = NetworkConfig(8, 4, 3, 8, (1, 2), 1, (), **FLAVOURS["edm2"])
+SHAPES = {"tiny": TINY, "deep": DEEP, "pixels": PIXELS, "in0": IN0, "finer": FINER, "none": NONE}
 SIGMAS = (0.002, 0.01, 0.1, 0.5, 2.0, 11.0, 80.0)
 
 
@@ -49,7 +54,7 @@ def noisy(config: NetworkConfig) -> tuple[Tensor, Tensor, Tensor]:
     return x * expand((sigma**2 + SIGMA_DATA**2).sqrt(), x), sigma, labels
 
 
-@pytest.mark.parametrize("config", [TINY, DEEP, PIXELS], ids=["tiny", "deep", "pixels"])
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_an_imported_network_computes_edm2s_function(tmp_path: Path, config: NetworkConfig) -> None:
     imported = read_edm2(write_network(tmp_path / "x.pkl", random_state(config), config))
     assert imported.config == config
@@ -58,10 +63,32 @@ def test_an_imported_network_computes_edm2s_function(tmp_path: Path, config: Net
     one_hot = (labels[:, None] == torch.arange(config.num_classes)).double() if config.num_classes else None
     wide = {name: value.double() for name, value in imported.state.items()}
     expected = denoiser(wide, x, sigma, one_hot, config.head_channels)
-    torch.testing.assert_close(result, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
+    weighting = edm_logvar(network_of(config, imported.state), sigma)
+    torch.testing.assert_close(weighting, logvar(wide, sigma), rtol=0, atol=1e-12)
     # The network's part of the result is no small thing beside c_skip x, and the classes differ.
     c_skip = expand(SIGMA_DATA**2 / (sigma**2 + SIGMA_DATA**2), x)
     assert (expected - c_skip * x)[sigma == 0.5].abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("sigma", [0.5, 40.0, 80.0])
+def test_float32_is_as_near_to_float64_as_edm2s_own(sigma: float) -> None:
+    """Above all at large sigma, which a time near pi/2 holds to few digits: by way of it the error is 20 times this."""
+    state, samples = random_state(DEEP), 16
+    generator = torch.Generator().manual_seed(5)
+    x = sigma * torch.randn(samples, 4, 16, 16, generator=generator)
+    sigmas = torch.linspace(0.9 * sigma, sigma, samples)
+    labels = torch.arange(samples) % DEEP.num_classes
+    one_hot = (labels[:, None] == torch.arange(DEEP.num_classes)).float()
+    wide = {name: value.double() for name, value in state.items()}
+    exact = denoiser(wide, x.double(), sigmas.double(), one_hot.double(), DEEP.head_channels)
+    net = network_of(DEEP, state).float()
+    theirs = (denoiser(state, x, sigmas, one_hot, DEEP.head_channels) - exact).norm() / exact.norm()
+    ours = (edm_denoise(net, x, sigmas, labels) - exact).norm() / exact.norm()
+    assert ours < 1.3 * theirs
+    assert ours < 2e-6
+    error = (edm_logvar(net, sigmas) - logvar(wide, sigmas.double())).abs().max()
+    assert error < 1.5e-6
 
 
 @pytest.mark.parametrize("config", [TINY, PIXELS], ids=["tiny", "pixels"])
@@ -75,7 +102,7 @@ def test_the_bound_of_activations_is_that_of_edm2(tmp_path: Path, config: Networ
     torch.testing.assert_close(result, denoiser(wide, x * 1e4, sigma, one_hot, config.head_channels))
 
 
-@pytest.mark.parametrize("config", [TINY, DEEP, PIXELS], ids=["tiny", "deep", "pixels"])
+@pytest.mark.parametrize("config", [TINY, DEEP, PIXELS, IN0], ids=["tiny", "deep", "pixels", "in0"])
 def test_the_trigflow_view_is_the_same_denoiser(config: NetworkConfig) -> None:
     state = random_state(config, seed=1)
     x, sigma, labels = noisy(config)
@@ -166,7 +193,11 @@ def test_many_misfits_are_counted(tmp_path: Path) -> None:
         ({"resample_filter": [1, 3, 3, 1]}, r"resample_filter \[1, 3, 3, 1\]; only \[1, 1\]"),
         ({"res_balance": 0.5}, "res_balance 0.5; only 0.3"),
         ({"clip_act": 128}, "clip_act 128; only 256"),
-        ({"channel_mult_emb": 2}, "channel_mult_emb 2; only None"),
+        ({"channel_mult_emb": 3}, "channel_mult_emb 3; only 2 or None"),
+        ({"channel_mult_noise": 2}, "channel_mult_noise 2; only 1 or None"),
+        ({"attn_resolutions": 16}, "attn_resolutions 16: a list of whole numbers"),
+        ({"attn_resolutions": [16, None]}, "attn_resolutions None: a whole number"),
+        ({"channels_per_head": 0}, "channels_per_head 0: a whole number"),
         ({"concat_balance": [[[[[0.5]]]]]}, "concat_balance .*; only 0.5"),
         ({"self_conditioning": True}, "unknown argument 'self_conditioning' = True"),
         ({"channel_mult": []}, r"channel_mult \[\]: a list"),
@@ -197,6 +228,36 @@ def test_arguments_without_names_and_those_of_no_effect(tmp_path: Path) -> None:
     network.__dict__["_init_args"] += (1,)
     with pytest.raises(EDM2Error, match="has 7 arguments without a name"):
         read_edm2(write(tmp_path / "y.pkl", snapshot(network)))
+
+
+DEFAULT_SHAPES = {
+    # The levels of 64 channels and more among 16 and 8 attend, and so does in0 at the coarsest.
+    16: ({"model_channels": 16}, (), ["dec.2x2_in0"]),
+    32: ({"model_channels": 22}, (8,), ["enc.8x8_block0", "dec.4x4_in0", "dec.8x8_block0", "dec.8x8_block1"]),
+    64: ({"model_channels": 16}, (8,), ["enc.8x8_block0", "dec.8x8_in0", "dec.8x8_block0", "dec.8x8_block1"]),
+}
+
+
+@pytest.mark.parametrize("resolution", DEFAULT_SHAPES)
+def test_edm2s_default_architecture_at_every_resolution(tmp_path: Path, resolution: int) -> None:
+    """A file that says no more than its code needs to be told, with one block a level: which blocks have attention."""
+    said, levels, attend = DEFAULT_SHAPES[resolution]
+    blocks, in0 = {f"unet.{name}" for name in attend}, resolution < 64
+    widths = [said["model_channels"] * factor for factor in (1, 2, 3, 4)]
+    config = NetworkConfig(
+        resolution, 3, 0, said["model_channels"], (1, 2, 3, 4), 1, levels, attention_in0=in0, **FLAVOURS["edm2"]
+    )
+    state = random_state(config)
+    assert {name.removesuffix(".attn_qkv.weight") for name in state if name.endswith("attn_qkv.weight")} == blocks
+    assert state[f"unet.dec.{resolution >> 3}x{resolution >> 3}_in0.attn_qkv.weight"].shape[0] == 3 * widths[-1]
+    unsaid = dict.fromkeys(("channel_mult", "attn_resolutions", "channels_per_head"))
+    imported = read_edm2(write_network(tmp_path / "x.pkl", state, config, **unsaid))
+    assert imported.config == config
+
+
+def test_embedding_widths_that_are_said_as_they_are(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "x.pkl", random_state(TINY), channel_mult_noise=1, channel_mult_emb=2)
+    assert read_edm2(path).config == TINY
 
 
 @pytest.mark.parametrize("attribute", ["_init_args", "_init_kwargs", "_parameters", "_buffers", "_modules"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import copyreg
 import functools
+import gzip
 import io
 import os
 import pickle
 import shutil
 import subprocess
+import tarfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -297,24 +299,35 @@ def other_files(folder: Path) -> dict[str, tuple[Path, str]]:
     """Files that a user may give by mistake, and what the message calls them."""
     (folder / "empty.pkl").touch()
     (folder / "page.pkl").write_text("<!DOCTYPE html><html>not found</html>")
-    (folder / "text.pkl").write_text("hello")
+    (folder / "text.pkl").write_text("h\xe9llo")
     np.savez(folder / "arrays.npz", x=np.zeros(3))
     np.save(folder / "array.npy", np.zeros(3))
     with zipfile.ZipFile(folder / "data.zip", "w") as archive:
         archive.writestr("dataset.json", "{}")
     torch.save({"ema": torch.zeros(3)}, folder / "training-state.pt")
+    torch.save({"ema": torch.zeros(3)}, folder / "old.pt", _use_new_zipfile_serialization=False)
+    (folder / "denied.pkl").write_text("\ufeff\n<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>")
+    (folder / "pointer.pkl").write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n")
+    (folder / "packed.pkl").write_bytes(gzip.compress(pickle.dumps({"ema": 1})))
+    with tarfile.open(folder / "packed.tar", "w") as archive:
+        archive.add(folder / "text.pkl")
     safetensors.torch.save_file({"x": torch.zeros(3)}, folder / "x.safetensors")
     (folder / "list.pkl").write_bytes(pickle.dumps([1, 2]))
     (folder / "stats.pkl").write_bytes(pickle.dumps({"num_images": 5}))
     (folder / "plain.pkl").write_bytes(pickle.dumps({"ema": {"x": 1}}))
     says = {
-        "empty.pkl": "is empty: download it again",
-        "page.pkl": "is a web page: the download failed",
-        "text.pkl": "damaged or no pickle",
-        "arrays.npz": "is a zip archive",
-        "array.npy": "is a NumPy array",
+        "empty.pkl": "is empty (download it again)",
+        "page.pkl": "is a web page: was a download answered",
+        "denied.pkl": "is a web page: was a download answered",
+        "pointer.pkl": "is a Git LFS pointer, not the file itself: `git lfs pull`",
+        "text.pkl": "is a text that begins with 'h\xe9llo'",
+        "packed.pkl": "is a gzip file: unpack it first",
+        "packed.tar": "is a tar archive: unpack it first",
+        "arrays.npz": "is an .npz of NumPy arrays",
+        "array.npy": "is a .npy file, one array without a name",
         "data.zip": "is a zip archive",
-        "training-state.pt": "is a zip archive",
+        "training-state.pt": "is a PyTorch file (a zip archive, such as a training state)",
+        "old.pt": "is a PyTorch file of the old format",
         "x.safetensors": "is a safetensors file",
         "list.pkl": "holds no `ema`",
         "stats.pkl": "holds no `ema`",

@@ -29,6 +29,29 @@ def test_rgb_reaches_the_network_as_it_is() -> None:
     assert encoder.normalize(encoder.encode(images)).flatten().tolist() == pytest.approx([-1, 1, -0.6])
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("fashion-s2d-v1", (2, 32, 32, 3), "takes images uint8 of 16x16x1, these are uint8 of 32x32x3.*these: rgb-v1"),
+        (
+            "rgb-v1",
+            (2, 16, 16, 1),
+            "takes images uint8 of any size, 3 channels, these are uint8 of 16x16x1.*these: fashion-s2d-v1",
+        ),
+        ("fashion-s2d-v1", (2, 28, 28, 1), "no encoder takes these: bring them to a size"),
+        ("fashion-s2d-v1", (16, 16, 1), "no encoder takes these"),
+    ],
+)
+def test_images_of_another_encoder_are_refused_with_those_that_fit(
+    tmp_path: Path, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(EncoderError, match=message):
+        pack_images(np.zeros(shape, np.uint8), np.zeros(2, np.int64), get_encoder(name), tmp_path / "to", "x", 1)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(EncoderError, match="these are float32"):
+        get_encoder(name).encode(torch.zeros(2, 16, 16, 1))
+
+
 # Mean and standard deviation of each channel as they are published.
 VAES = {
     "sd-vae-ft-mse-v1": ([1.56, -0.695, 0.483, 0.729], [5.27, 5.91, 4.21, 4.31]),

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from models.family import Family, FamilyError, build_family, count_macs, count_parameters
+from models.family import Family, FamilyError, build_family, count_macs, count_parameters, network_config
 from models.network import FLAVOURS
 from models.trigflow import TrigFlowNet
 
@@ -98,6 +98,13 @@ def test_a_family_has_one_flavour_and_keys_of_its_own() -> None:
         ("nano", {"channel_mult": 3}, "channel_mult 3 is no list"),
         ("nano", {"fourier_scale": "x"}, "fourier_scale 'x' is no number above 0"),
         ("nano", {"guidance": "yes"}, "guidance 'yes' is neither true nor false"),
+        ("nano", {"attention_in0": 1}, "attention_in0 1 is neither true nor false"),
+        (
+            "nano",
+            {"attention_in0": True},
+            r"attention_in0: attention_resolutions \[4\] hold 4, .* leave attention_in0 out",
+        ),
+        ("nano", {"attention_in0": True, "attention_resolutions": [], "head_channels": 60}, "width 16 at resolution 4"),
         ("nano", {"model_chanels": 3}, "model_chanels: unknown key; known: .*model_channels"),
     ],
 )
@@ -136,3 +143,31 @@ def test_an_unknown_size_lists_the_known() -> None:
 def test_what_is_no_mapping_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(FamilyError, match=message):
         build_family({"name": "mine", "common": {}, "sizes": {}, **changes}, "here")
+
+
+def test_descriptions_of_networks_are_what_runs_are_known_by() -> None:
+    """Keys and values, to the letter: what is added to them makes other runs of all that were ever trained."""
+    known = {
+        "resolution": 8,
+        "latent_channels": 4,
+        "num_classes": 10,
+        "model_channels": 8,
+        "channel_mult": (1, 2),
+        "blocks_per_level": 1,
+        "attention_resolutions": (4,),
+        "head_channels": 8,
+        "time_input": "t",
+        "time_embedding": "positional",
+        "fourier_scale": 1.0,
+        "modulation_norm": "double",
+        "guidance": False,
+    }
+    described = load("nano").size("xs").describe()
+    assert list(described.items()) == list(known.items())
+    assert network_config(described, "here") == load("nano").size("xs")
+
+
+def test_a_description_has_what_differs_from_all_before() -> None:
+    network = replace(load("nano").size("xs"), attention_resolutions=(8,), attention_in0=True)
+    assert network.describe()["attention_in0"] is True
+    assert network_config(network.describe(), "here") == network

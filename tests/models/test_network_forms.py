@@ -136,7 +136,7 @@ def upsampled_attention(net: TrigFlowNet) -> Callable[[Tensor], Any]:
 
 def embedding(net: TrigFlowNet) -> Callable[[Tensor], Any]:
     """The scaled sum of two matrix products."""
-    return lambda t: net.unet.embed(t, torch.arange(3) - 1)
+    return lambda c_noise: net.unet.embed(c_noise, torch.arange(3) - 1)
 
 
 @needs_compiler

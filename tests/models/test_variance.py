@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.dropout import Dropout, dropout
-from models.embedding import CosineEmbedding
+from models.embedding import CosineEmbedding, noise_condition
 from models.network import FLAVOURS, NetworkConfig
 from models.primitives import MPLinear, mp_cat, mp_silu, mp_sum, pixel_norm, resample
 from models.trigflow import TrigFlowNet
@@ -98,7 +98,7 @@ def test_whole_network_at_initialisation(flavour: str, attention: tuple[int, ...
     labels = torch.arange(8)
     with torch.no_grad():
         out = net(draw(5, 8, 4, 32, 32), torch.linspace(0.05, 1.5, 8), labels)
-        embedded = net.unet.embed(torch.linspace(0.05, 1.5, 8), labels)
+        embedded = net.unet.embed(noise_condition(torch.linspace(0.05, 1.5, 8), net.config.time_input), labels)
     assert len(seen) == 18
     least = 0.8 if attention else 0.9
     assert all(least < magnitude < 1.08 for magnitude in seen), " ".join(f"{m:.3f}" for m in seen)

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaling.analysis.table import load_scores, load_table
+from scaling.analysis.table import load_scores
+from scaling.analysis.table_file import load_table
 from scaling.report import build
 from scaling.report.build import build_report, duration
 from scaling.report.record import ReportError, read_study

@@ -15,7 +15,11 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from PIL import Image
 
+from data_pipeline.manifest import Manifest
+from scaling.evaluation.frechet import Reference
+from scaling.evaluation.score import Real
 from scaling.run.locks import locked
 from scaling.run.spec import RunData
 from scaling.study.expand import expand
@@ -280,6 +284,19 @@ def test_damaged_shards(
     assert files(tmp_path / "runs" / "tiny") == [".lock"]
 
 
+def test_held_out_images_of_other_classes(
+    tmp_path: Path, own_shards: Path, write_study: Fixture, cli: Fixture, shards: dict[str, str]
+) -> None:
+    """Names are compared, not positions: with dog absent, class 9 of the held-out images would be another."""
+    held_out = Path(shutil.copytree(shards["held_out"], tmp_path / "held"))
+    animals = [*"abcdefghi", "dog"]
+    change_manifest(own_shards, class_names=animals)
+    change_manifest(held_out, class_names=[*animals[:-1], "cat"])
+    path = write_study(tmp_path, data={"source": str(own_shards), "held_out": str(held_out)})
+    assert_refused(cli("study", "run", path), f"{held_out}: ", "lacks 'dog' and has besides 'cat'", "the same classes")
+    assert not (tmp_path / "runs" / "tiny" / "study.json").exists()
+
+
 def test_shards_damaged_after_they_were_verified(
     tmp_path: Path, own_shards: Path, homes: Fixture, write_study: Fixture, cli: Fixture
 ) -> None:
@@ -434,7 +451,45 @@ def test_images_of_another_encoder(tmp_path: Path, cli: Fixture) -> None:
     np.savez(tmp_path / "images.npz", images=np.zeros((3, 16, 16), np.uint8), labels=np.arange(3))
     result = cli("data", "pack", tmp_path / "images.npz", "--to", tmp_path / "to", "--encoder", "none")
     assert_refused(result, "--encoder: unknown encoder 'none'", "fashion-s2d-v1", "sd-vae-ft-mse-v1")
+    np.savez(tmp_path / "images.npz", images=np.zeros((3, 32, 32, 3), np.uint8), labels=np.arange(3))
+    result = cli("data", "pack", tmp_path / "images.npz", "--to", tmp_path / "to")
+    assert_refused(result, "takes images uint8 of 16x16x1, these are uint8 of 32x32x3", "rgb-v1")
     assert not (tmp_path / "to").exists()
+
+
+def test_packing_says_which_classes_there_are(tmp_path: Path, cli: Fixture) -> None:
+    np.savez(tmp_path / "images.npz", images=np.zeros((3, 16, 16), np.uint8), labels=np.array([0, 2, 0]))
+    result = cli("data", "pack", tmp_path / "images.npz", "--to", tmp_path / "to")
+    assert result.code == 0
+    assert "3 samples in 1 shards" in result.out
+    assert "3 classes, 1 of them without samples: 1\n" in result.out
+    for name in ("cat", "dog"):
+        (tmp_path / "folder" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "folder" / name / "a.png")
+    assert cli("data", "pack", tmp_path / "folder", "--to", tmp_path / "two").code == 0
+    assert Manifest.load(tmp_path / "two").class_names == ("cat", "dog")
+
+
+def test_samples_that_cannot_be_judged(tmp_path: Path, cli: Fixture) -> None:
+    samples, reference = tmp_path / "samples.npz", tmp_path / "reference.npz"
+    real = Real(Reference(np.zeros(64), np.eye(64)), 0.5, 100)
+    reference.write_bytes(real.to_bytes())
+    for images, parts in (
+        (
+            np.linspace(0, 1, 100 * 256).reshape(100, 16, 16, 1),
+            ["images is float64 [100, 16, 16, 1]", "(255 * images)"],
+        ),
+        (np.array(3), ["images is int64 []"]),
+        (np.ones((100, 16, 16, 1), np.uint8), ["0 and 1 alone"]),
+        (np.zeros((30, 16, 16, 1), np.uint8), ["30 images, but", "evaluation.samples=30"]),
+    ):
+        np.savez(samples, images=images)
+        result = cli("evaluate", samples, "--reference", reference)
+        assert_refused(result, *parts)
+        assert str(samples) in result.err or len(images) == 30
+    reference.write_bytes(Real(Reference(np.zeros(64), np.eye(64)), np.nan, 100).to_bytes())
+    np.savez(samples, images=np.zeros((100, 16, 16, 1), np.uint8))
+    assert_refused(cli("evaluate", samples, "--reference", reference), f"{reference}: is not a whole", "floor is nan")
 
 
 def test_options_that_do_not_exist(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:

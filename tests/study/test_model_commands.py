@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from models.family import count_macs
 from models.network import NetworkConfig
 from scaling.analysis.published_fids import TABLES, published_fids
 from scaling.analysis.summary import analyse
-from scaling.analysis.table import PUBLISHED, load_table
+from scaling.analysis.table_file import PUBLISHED, load_table
 from scaling.config.families import CONFIGS, load_family
 from scaling.plan.costs import count
+from scaling.weights.edm2 import import_edm2
 from tests.models.edm2_files import TINY, random_state, write_network
 
 Fixture = Any  # conftest.py says what it is
@@ -92,6 +95,25 @@ def test_import_and_show(cli: Fixture, tmp_path: Path, kind: str, parameterizati
     assert facts["sha256"][:16] in shown
 
 
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # to import it raises
+from scaling.cli.main import app
+for target in sys.argv[1:]:
+    app(["model", "show", target, "--json"], standalone_mode=False)
+"""
+
+
+def test_presets_and_weights_at_rest_are_shown_without_torch(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "x.pkl", random_state(TINY))
+    folder = import_edm2(path, tmp_path / "model", "edm").folder
+    command = [sys.executable, "-c", WITHOUT_TORCH, "img512/s", str(folder)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    for text in ('"parameters": 280212837', '"parameterization": "edm"', '"channel_mult": ['):
+        assert text in found.stdout
+
+
 def test_a_hostile_file_is_refused(cli: Fixture, tmp_path: Path) -> None:
     class Program:
         def __reduce__(self) -> Any:
@@ -108,7 +130,14 @@ def test_a_hostile_file_is_refused(cli: Fixture, tmp_path: Path) -> None:
 MISTAKES = {
     "no such pickle": (["import-edm2", "none.pkl", "--to", "to"], "none.pkl"),
     "a folder": (["import-edm2", ".", "--to", "to"], "directory"),
-    "text": (["import-edm2", "text.pkl", "--to", "to"], "text.pkl: is damaged or no pickle of EDM2"),
+    "text": (
+        ["import-edm2", "text.pkl", "--to", "to"],
+        "text.pkl: is a text that begins with 'hello', not a pickle of EDM2",
+    ),
+    "a pointer": (
+        ["import-edm2", "pointer.pkl", "--to", "to"],
+        "pointer.pkl: is a Git LFS pointer, not the file itself",
+    ),
     "no parent": (["import-edm2", "good.pkl", "--to", "no/where"], "no/where"),
     "occupied": (["import-edm2", "good.pkl", "--to", "full"], "full exists and is not an empty folder"),
     "a file in the way": (["import-edm2", "good.pkl", "--to", "text.pkl"], "text.pkl"),
@@ -124,6 +153,7 @@ def test_mistakes_are_named(cli: Fixture, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     write_network(Path("good.pkl"), random_state(TINY))
     Path("text.pkl").write_text("hello")
+    Path("pointer.pkl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     Path("full").mkdir()
     Path("full/thesis.tex").touch()
     before = sorted(map(str, tmp_path.rglob("*")))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def spec_of(case: Case) -> RunSpec:
     else:
         recipe = ConsistencyRecipe(**common, warmup_steps=10, guidance=(1.0, 2.0) if guided_student else None)
     changes = {"method": case.objective, "precision": case.precision, "recipe": recipe, "seed": 6}
-    return SPEC.model_copy(update={**changes, "network": asdict(replace(NET, guidance=guided_student))})
+    return SPEC.model_copy(update={**changes, "network": replace(NET, guidance=guided_student).describe()})
 
 
 def trainer_of(case: Case, shards: Path, world: World) -> Trainer:

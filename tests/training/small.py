@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ SPEC = RunSpec(
     size="xs",
     seed=0,
     precision="fp32",
-    network=asdict(NetworkConfig(8, 4, 10, 8, (1, 2), 1, (4,), head_channels=8)),
+    network=NetworkConfig(8, 4, 10, 8, (1, 2), 1, (4,), head_channels=8).describe(),
     data=RunData(content_sha256="", held_out_sha256="", encoder="fashion-s2d-v1"),
     recipe=TeacherRecipe(steps=6, batch=8, lr=0.01, lr_rampup_images=0),
     ema=Ema(sigma_rel=(0.05,)),

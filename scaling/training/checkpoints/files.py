@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import PARTIAL, fsync_folder, sha256_file, write_text_atomic
 
 FORMAT = "trigscale-checkpoint-2"
@@ -46,7 +47,7 @@ CODES = {
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message names the file and the remedy."""
 
 
