@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.files import clear_partials, write_json_atomic
 from scaling.data.reference import write_reference
-from scaling.data.sources import prepare
+from scaling.data.sources import locate, note, verify_changed
 from scaling.plan.costs import seconds_estimate
 from scaling.run.devices import pick_device
 from scaling.run.locks import locked
 from scaling.run.spec import PlannedRun
-from scaling.study.checks import check_fit, check_launch, check_runnable
+from scaling.study.checks import check_fit, check_launch, check_runnable, check_samples
 from scaling.study.expand import expand
 from scaling.study.launch import worker_environment, workers, write_homes
 from scaling.study.machine import describe_launch
@@ -49,7 +48,11 @@ def run_study(study: Study, command: str) -> int:
     device = pick_device(study.config.launch)
     check_launch(study.config, study.family, device)
     start = time.monotonic()
-    prepared = prepare(study.config.data, study.config.launch.folder, partial(check_fit, study))
+    prepared = locate(study.config.data, study.config.launch.folder)
+    check_fit(study, prepared)
+    notes = verify_changed(prepared, study.config.launch.folder)
+    check_samples(study, prepared)
+    runs = expand(study.config, study.family, prepared.data)
     seconds = time.monotonic() - start
     folder = study.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,10 +60,10 @@ def run_study(study: Study, command: str) -> int:
         clear_partials(folder)
         stages = Stages(folder)
         stages.add("data", seconds)
+        note(notes)
         with stages.stage("data"):
             reference = write_reference(prepared, study.config.evaluation.samples, folder)
         stages.describe(describe_launch(study.config, prepared, device, command))
-        runs = expand(study.config, study.family, prepared.data)
         write_homes(study, runs, prepared, reference)
         write_json_atomic(folder / "study.json", {"runs": [run.name for run in runs]})
         with stages.stage("runs"), open_display(study, runs) as display:
