@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python benchmarks/damage.py [--damages 300] [--seed 0] [--json FILE]
 
-Each damage hits one file of a finished or of a half-done study, drawn at random: a bit is turned, the file is cut, emptied,
-replaced by a folder or by the content of another file of the study. Then `study status`, `study report` and `study run`
-follow, in this process but for the workers, and the study is compared with the undamaged one. Allowed are the right
-scores at the end, or a refusal (exit code 2 or 1) that names the file; not a traceback, not other scores.
+Each damage hits one file of a finished or of a half-done study, drawn at random: a bit is turned, the file is cut,
+emptied, replaced by a folder or by the content of another file of the study. Then `study status`, `study report` and
+`study run` follow, in this process but for the workers, and the study is compared with the undamaged one. Allowed are
+the right scores at the end, or a refusal (exit code 2 or 1) that names the file; not a traceback, not other scores.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import yaml
 
 from data_pipeline.reader import LatentReader
 from scaling.data import sources as datasets
+from scaling.run import locks
 from scaling.training.checkpoints import checkpoint
 from tests.study.trainers import saved, trainer_of
 
@@ -230,24 +231,23 @@ def test_names_with_spaces_and_quotes(tmp_path: Path, write_study: Fixture, cli:
     assert str(report) in cli("study", "report", moved).out
 
 
-def test_two_studies_pack_the_same_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = threading.Barrier(2, timeout=60)
-    packed: list[Path] = []
-    pack = datasets.pack_images
+def test_two_studies_that_need_the_same_data_pack_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first; what a killed one left half-written is cleared."""
+    waiting, packed = threading.Event(), threading.Event()
 
     def load(split: str) -> tuple[np.ndarray, np.ndarray]:
+        assert not packed.is_set(), "packed twice"
+        packed.set()
+        assert waiting.wait(60)
         return np.zeros((30, 16, 16), np.uint8), np.arange(30) % 10
 
-    def counted(*arguments: Any) -> Any:
-        packed.append(arguments[3])
-        return pack(*arguments)
-
+    sleep = locks.time.sleep
     monkeypatch.setattr(datasets, "load_fashion", load)
-    monkeypatch.setattr(datasets, "pack_images", counted)
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: (waiting.set(), sleep(seconds)))
+    (tmp_path / ".fashion-test-fashion-s2d-v1.0123456789ab.partial").mkdir()
     found: list[Path] = []
 
     def study() -> None:
-        both.wait()
         found.append(datasets.pack_fashion("test", "fashion-s2d-v1", tmp_path))
 
     threads = [threading.Thread(target=study) for _ in range(2)]
@@ -255,7 +255,18 @@ def test_two_studies_pack_the_same_data_once(tmp_path: Path, monkeypatch: pytest
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(packed) == 1
     assert found == [tmp_path / "fashion-test-fashion-s2d-v1"] * 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "fashion-test-fashion-s2d-v1"]
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "fashion-test-fashion-s2d-v1"}
     assert len(LatentReader(found[0])) == 30
+
+
+def test_a_read_only_folder(tmp_path: Path, disk: Callable[[int], Path], write_study: Fixture, cli: Fixture) -> None:
+    """A file system that was mounted, or turned, read-only: root, too, may write nothing there."""
+    folder = disk(64_000_000)
+    path = write_study(tmp_path, launch={"folder": str(folder / "runs")})
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    result = cli("study", "run", path)
+    assert result.code == 2
+    assert f"error: {folder}/runs: Read-only file system: make it writable or choose another folder" in result.err
+    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    assert list(folder.iterdir()) == []
