@@ -3,22 +3,26 @@
 Everything is written under a temporary name in the folder of its destination, flushed to the device, renamed over the
 destination, and the folder entry flushed. Whoever reads sees the old content or the new, never a part. An `OSError`
 (full disk, read-only folder, quota) propagates with the file's name in it and leaves no temporary behind; after
-`kill -9` a temporary whose name starts with a dot and ends in `.partial` may remain and can be deleted.
+`kill -9` a temporary whose name starts with a dot and ends in `.partial` may remain, for `clear_partials`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"
+LEFT = re.compile(r"\..+\.[0-9a-f]{12}\.partial", re.DOTALL)
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -81,12 +85,60 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """An empty temporary folder in `parent` that is gone after the block; after `kill -9` it is one to be cleared."""
+    folder = _partial_name(parent / "scratch")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_partials(*folders: Path) -> None:
+    """Delete what killed writers left half-written directly in these folders, where nobody may be writing now.
+
+    Links among them are deleted, not followed; a folder that does not exist has none.
+    """
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if LEFT.fullmatch(path.name):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def open_in_place(path: Path, flags: int) -> int:
+    """A descriptor of a plain file that is written where it lies, made where it is missing, never one behind a link.
+
+    Raises:
+        OSError: the file is a link or anything but a plain file, or cannot be opened; names `path`.
+    """
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)  # nor wait at a pipe
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EEXIST, "Not a plain file", str(path))
+    return descriptor
+
+
 def refuse_occupied(folder: Path) -> None:
     """Raise FileExistsError, with the remedy, if `folder` exists and is anything but an empty folder."""
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() or folder.is_symlink():
         raise FileExistsError(f"{folder} exists and is not an empty folder: choose another folder or remove it first")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to NAME.damaged, in place of an earlier one; its new path. OSError names it."""
+    damaged = path.with_name(f"{path.name}.damaged")
+    if damaged.is_dir() and not damaged.is_symlink():
+        shutil.rmtree(damaged)
+    else:
+        damaged.unlink(missing_ok=True)
+    return path.rename(damaged)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,6 +12,8 @@ from models.network import FLAVOURS, NetworkConfig
 from models.shape import count_macs, count_parameters
 
 __all__ = ["Family", "FamilyError", "build_family", "count_macs", "count_parameters", "network_config"]
+
+SIZE = re.compile(r"\w[\w.-]{0,39}")  # it becomes a part of the names of folders
 
 
 class FamilyError(UserError):
@@ -55,6 +58,8 @@ def build_family(content: Mapping[str, Any], where: str) -> Family:
         if not isinstance(content[key], Mapping):
             raise FamilyError(f"{where}: {key} is {content[key]!r}: give a mapping of keys to values")
     for size, keys in content["sizes"].items():
+        if not SIZE.fullmatch(str(size)):
+            raise FamilyError(f"{where}: size {str(size)!r}: name it by letters, digits and . _ - alone, 40 at most")
         if not isinstance(keys, Mapping):
             raise FamilyError(f"{where}: sizes.{size} is {keys!r}: give a mapping of keys to values")
     if surplus := set(content) - {"name", "flavour", "common", "sizes", "strategy"}:

@@ -8,20 +8,27 @@ from data_pipeline.errors import UserError
 
 FULL = "make room there, then launch again"
 CLOSED = "make it writable or choose another folder, then launch again"
+LINK = "it is a link, which is not followed: remove it, then launch again"
 OCCUPIED = "choose another folder, or move away what is in its place"
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), FULL),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), CLOSED),
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), OCCUPIED),
+    errno.ELOOP: LINK,
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENXIO, errno.ENOTEMPTY), OCCUPIED),
 }
 
 
 def explain(error: Exception) -> str:
     """The error's own message; for one of the system its file, reason and remedy."""
     if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
+        return printable(str(error))
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror}: {REMEDIES.get(error.errno or 0, 'see to it, then launch again')}"
+    return printable(f"{where}{error.strerror}: {REMEDIES.get(error.errno or 0, 'see to it, then launch again')}")
+
+
+def printable(text: str) -> str:
+    """The text with everything that would steer a terminal escaped; lines stay lines."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 class TrainingError(Exception):

@@ -6,20 +6,16 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from types import FrameType
 from typing import Literal
 
 from slurm.graph import Job, JobGraph
+from slurm.interrupts import Interrupts, Stopped, noted
 
 LAUNCHER_PID = "TRIGSCALE_LAUNCHER_PID"
 TICK_SECONDS = 0.25
-# One request can arrive as several signals within milliseconds (coreutils' timeout signals its child and then its whole
-# group); only a signal later than this is a person asking again.
-REPEAT_SECONDS = 1.0
 
 
 class JobState(Enum):
@@ -60,20 +56,20 @@ def run_local(
     Each job leads a session of its own, so that a terminal's Ctrl-C reaches the launcher alone; whatever is left of its
     process group is killed when the job ends. `environment` is the jobs' whole environment, to which
     TRIGSCALE_LAUNCHER_PID is added: a job whose parent is another process has been orphaned and should stop. stdin is
-    empty, stdout and stderr are appended to the job's log. Exit code 0 is DONE, anything else FAILED; a failed job's
-    descendants are SKIPPED and all else goes on.
+    empty, stdout and stderr are appended to the job's log, which must not be a link. Exit code 0 is DONE, anything else
+    FAILED; a failed job's descendants are SKIPPED and all else goes on.
 
-    SIGINT or SIGTERM, or an error in `on_event`: running jobs get SIGTERM (each job's first process alone, which knows
-    how to end its own) and `grace_seconds` to save, then their groups get SIGKILL, at once when a signal is repeated;
-    no job outlives the call. A job that exits with 0 in that time is DONE, all others are STOPPED. Must be called from
-    the main thread.
+    SIGINT, SIGTERM or SIGUSR2, or an error in `on_event`: running jobs get SIGTERM (each job's first process alone,
+    which knows how to end its own) and `grace_seconds` to save, then their groups get SIGKILL, at once when a signal is
+    repeated; no job outlives the call. A job that exits with 0 in that time is DONE, all others are STOPPED. Must be
+    called from the main thread.
 
-    Returns the state of each job by name. Raises KeyboardInterrupt after SIGINT or SIGTERM, ValueError when workers is
-    below 1, OSError when a log cannot be opened, and what `on_event` raises.
+    Returns the state of each job by name. Raises Stopped after one of the signals, ValueError when workers is below 1,
+    OSError when a log cannot be opened, and what `on_event` raises.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}: at least 1 is needed to run a job")
-    with _note_interrupts() as interrupts:
+    with noted() as interrupts:
         launch = _Launch(graph, workers, environment, on_event, poll_seconds, interrupts)
         try:
             launch.run()
@@ -82,39 +78,9 @@ def run_local(
             raise
         finally:
             launch.stop(grace_seconds)
-    if interrupts.requested:
-        raise KeyboardInterrupt
+    if interrupts.number is not None:
+        raise Stopped(interrupts.number)
     return launch.states
-
-
-class _Interrupts:
-    """Signals noted by a handler that does not raise, so that no process is lost between its start and its record."""
-
-    def __init__(self) -> None:
-        self.first: float | None = None
-        self.repeated = False
-
-    @property
-    def requested(self) -> bool:
-        return self.first is not None
-
-    def note(self, _signal: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = now
-        elif now - self.first > REPEAT_SECONDS:
-            self.repeated = True
-
-
-@contextmanager
-def _note_interrupts() -> Iterator[_Interrupts]:
-    interrupts = _Interrupts()
-    previous = {number: signal.signal(number, interrupts.note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupts
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -133,7 +99,7 @@ class _Launch:
         environment: Mapping[str, str],
         on_event: Callable[[JobEvent], None],
         poll_seconds: float,
-        interrupts: _Interrupts,
+        interrupts: Interrupts,
     ) -> None:
         self.graph = graph
         self.workers = workers
@@ -188,7 +154,7 @@ class _Launch:
 
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab") as log:
+        with open(job.log, "ab", opener=_not_through_links) as log:
             try:
                 process = subprocess.Popen(
                     job.command,
@@ -232,6 +198,11 @@ class _Launch:
             self.ticked = now
             self.on_event(JobEvent("tick", None, None, None, now - self.launched))
         time.sleep(self.poll_seconds)
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    """A log lies where others may write: behind a link it would be another file, at a pipe the launcher would wait."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from slurm.local import LAUNCHER_PID
 
+LISTENER = "TRIGSCALE_LISTENER"
 POLL_SECONDS = 0.05
 # What a rank may take to end by itself once another is dead: it may be about to say why in the log.
 DEATH_SECONDS = 5.0
@@ -22,13 +23,20 @@ def run_ranks(
     """Run `count` processes of one command as the ranks of a world on this machine, and return one exit code.
 
     They find RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and the launcher's process number
-    in their environment, and write to this process's stdout and stderr. Once `should_stop` says so they get SIGTERM,
-    once. When one ends with another code than 0, the others have DEATH_SECONDS to end before they are killed: they can
-    do nothing without it. The code is 0 if all ended with 0, else that of the rank that ended first with another one
-    (1 where a signal killed it). torchrun would not do: it kills its processes 30 s after SIGTERM and drops SIGUSR2.
+    in their environment, and write to this process's stdout and stderr. TRIGSCALE_LISTENER is the descriptor on which
+    rank 0 finds MASTER_PORT listened to already, so that no other program can take it; it is -1 for the others.
+
+    Once `should_stop` says so they get SIGTERM, once. When one ends with another code than 0, the others have
+    DEATH_SECONDS to end before they are killed: they can do nothing without it. The code is 0 if all ended with 0, else
+    that of the rank that ended first with another one (1 where a signal killed it). torchrun would not do: it kills its
+    processes 30 s after SIGTERM and drops SIGUSR2.
     """
-    port = free_port()
-    ranks = [_start(command, rank_variables(rank, count, port), environment) for rank in range(count)]
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        port = listener.getsockname()[1]
+        ranks = [
+            _start(command, rank_variables(rank, count, port), environment, None if rank else listener.fileno())
+            for rank in range(count)
+        ]
     try:
         return _watch(ranks, should_stop)
     finally:
@@ -38,7 +46,7 @@ def run_ranks(
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
+    """A TCP port of this machine that nobody listens on now; another program may take it next."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -51,10 +59,12 @@ def rank_variables(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def _start(
-    command: Sequence[str], variables: Mapping[str, str], environment: Mapping[str, str]
+    command: Sequence[str], variables: Mapping[str, str], environment: Mapping[str, str], listener: int | None
 ) -> subprocess.Popen[bytes]:
-    merged = {**environment, **variables, LAUNCHER_PID: str(os.getpid())}
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=merged)
+    own = {LAUNCHER_PID: str(os.getpid()), LISTENER: str(-1 if listener is None else listener)}
+    passed = () if listener is None else (listener,)
+    merged = {**environment, **variables, **own}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=merged, pass_fds=passed)
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]], should_stop: Callable[[], bool]) -> int:

@@ -15,7 +15,7 @@ from scaling.cli.model import model_app
 from scaling.cli.single import doctor, evaluate, fit, sample
 from scaling.cli.study import study_app
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 app = typer.Typer(
     help="Scaling studies of continuous-time consistency models (sCM): train, distil, measure, fit, report.",
@@ -37,8 +37,6 @@ def run_cli(command: Callable[[], Any]) -> int:
         command()
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else EXIT_FAILED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_FAILED
     except (OSError, UserError) as error:
@@ -49,11 +47,7 @@ def run_cli(command: Callable[[], Any]) -> int:
     return 0
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def run() -> int:
+    """Run the command that was given to this process and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    sys.exit(run_cli(app))
-
-
-if __name__ == "__main__":
-    main()
+    return run_cli(app)

@@ -19,7 +19,6 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY.SUB=VALUE]...", help="keys to change; `trigscale study keys` lists them all"),
 ]
 
-EXIT_INTERRUPTED = 130
 KEY_COLUMNS = ("key", "type", "default", "meaning")
 
 
@@ -30,11 +29,7 @@ def study_run(study: StudyFile, overrides: Overrides = None) -> None:
     from scaling.study.run import run_study
 
     opened = open_study(study, overrides or [])
-    try:
-        code = run_study(opened, " ".join(["trigscale", *sys.argv[1:]]))
-    except KeyboardInterrupt:
-        print("stopped; all is saved. The same command again continues.", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    code = run_study(opened, " ".join(["trigscale", *sys.argv[1:]]))
     if code == 0:
         print(f"report: {opened.folder / 'report' / 'index.html'}")
     else:
@@ -88,6 +83,8 @@ def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson 
 
     opened = open_study(study, overrides or [])
     states = status(opened.folder)
+    for problem in [problem for state in states for problem in state["damaged"]]:
+        print(f"warning: {problem}", file=sys.stderr)
     show([status_table(opened.config.name, states)], states, as_json)
 
 

@@ -221,7 +221,8 @@ class Launch(Section):
         default=False, description="compile the blocks of the network: minutes once, then faster steps"
     )
     stop_seconds: PositiveFloat = Field(
-        default=45.0, description="seconds that a run asked to stop may take to save its state"
+        default=25.0,
+        description="seconds that a run asked to stop may take to save its state; torchrun and SLURM kill after 30",
     )
     microbatch: int = Field(
         default=0, ge=0, description="images a device takes in one pass; 0 means the batch / devices"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from scaling.config.sections import (
     METHODS,
@@ -30,8 +30,20 @@ from scaling.config.sections import (
 )
 from scaling.config.validation import Section, apply_override, read_yaml, validate
 
+NAME_BYTES = 100
 DEFAULT_METHODS: tuple[Method, ...] = ("teacher", "scd", "sct")
 
+
+def folder_name(name: str) -> str:
+    """The name, found fit for a folder and for a terminal; ValueError says what is wrong with it."""
+    if not name.isprintable():
+        raise ValueError("has line breaks or other characters that cannot be seen: leave them out")
+    if not name or name.startswith(".") or "/" in name or len(name.encode()) > NAME_BYTES:
+        raise ValueError(f"is the name of a folder: 1 to {NAME_BYTES} bytes without a slash, not starting with a dot")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(folder_name)]
 SizeSection = Literal["teacher", "scd", "sct", "vsd", "ema", "sampling"]
 S = TypeVar("S", bound=Section)
 
@@ -39,9 +51,7 @@ S = TypeVar("S", bound=Section)
 class StudyConfig(Section):
     """A scaling study: a family of sizes, the methods to compare, and how to train, sample and judge them."""
 
-    name: str = Field(
-        pattern=r"^[^/.\x00][^/\x00]*$", description="name of the study and of its folder, without slashes"
-    )
+    name: FolderName = Field(description="name of the study and of its folder, without slashes")
     family: str = Field(description="family of sizes: a name in configs/family, or a YAML file")
     sizes: tuple[str, ...] = Field(min_length=1, description="sizes of the family to run")
     methods: tuple[Method, ...] = Field(default=DEFAULT_METHODS, min_length=1, description=", ".join(METHODS))

@@ -5,25 +5,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import RootModel
 
 from data_pipeline.fashion import load_fashion
-from data_pipeline.files import write_json_atomic
+from data_pipeline.files import clear_partials
 from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
 from models.encoders import Encoder, get_encoder
 from scaling.config.sections import Data
+from scaling.run.home import read_model, sound, write_model
+from scaling.run.locks import locked
 from scaling.run.spec import RunData
 
 BATCH = 1000
+PACKING_SECONDS = 600.0  # how long another study is waited for that packs the embedded images
+
+
+class Stamp(RootModel[dict[str, list[int]]]):
+    """Size in bytes and time of change of every file of a folder of shards that was verified."""
 
 
 @dataclass(frozen=True)
@@ -35,32 +43,36 @@ class Prepared:
     data: RunData
 
 
-def prepare(data: Data, folder: Path) -> Prepared:
+def prepare(data: Data, folder: Path, check: Callable[[Prepared], None] = lambda _: None) -> Prepared:
     """The shards of a study's data: the embedded set is packed on first use, a user's folders are taken as they are.
 
-    Every shard is verified once in full and again whenever its size or time changed. Raises DataError.
+    Every shard is verified once in full and again whenever its size or time changed. `check` may refuse them before
+    that. Raises DataError, with nothing written that was not packed.
     """
     if data.source == "fashion":
         shards, held_out = (pack_fashion(split, data.encoder, folder / "data") for split in ("train", "test"))
     else:
         assert data.held_out is not None, "checked on reading"
         shards, held_out = Path(data.source), Path(data.held_out)
-    first, second = (verified(path, data.encoder, folder / "data") for path in (shards, held_out))
+    first, second = (of_encoder(path, data.encoder) for path in (shards, held_out))
     identity = RunData(content_sha256=first.content_sha256, held_out_sha256=second.content_sha256, encoder=data.encoder)
-    return Prepared(shards, held_out, identity)
+    prepared = Prepared(shards, held_out, identity)
+    check(prepared)
+    verify_once((shards, held_out), folder / "data")
+    return prepared
 
 
 def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) -> Path:
-    """Shards of the embedded images as latents of that encoder; made where they are missing."""
+    """Shards of the embedded images as latents of that encoder; made where they are missing, by one study at a time."""
     shards = folder / f"fashion-{split}-{encoder}"
-    if not (shards / "manifest.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        images, labels = load_fashion(split)
-        try:
+    if (shards / "manifest.json").exists():
+        return shards
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", PACKING_SECONDS):
+        clear_partials(folder)
+        if not (shards / "manifest.json").exists():  # else another study packed the same just now
+            images, labels = load_fashion(split)
             pack_images(images[..., None], labels, get_encoder(encoder), shards, f"fashion-{split}", 10)
-        except OSError:  # of the rename: the folder is there and not empty
-            if not (shards / "manifest.json").exists():  # else another study packed the same just now
-                raise
     return shards
 
 
@@ -91,24 +103,32 @@ def pack_images(
     )
 
 
-def verified(shards: Path, encoder: str, stamps: Path) -> Manifest:
-    """The manifest of a folder of shards whose every byte was checked since it last changed.
-
-    Raises DataError for damage, and for shards of another encoder.
-    """
+def of_encoder(shards: Path, encoder: str) -> Manifest:
+    """The manifest of a folder of shards; DataError unless they hold latents of that encoder."""
     manifest = Manifest.load(shards)
     if manifest.encoder != encoder:
         raise DataError(
             f"{shards}: holds latents of encoder {manifest.encoder!r}, but data.encoder is {encoder!r}: "
             "set data.encoder to the shards' own, or pack the images with the other"
         )
-    state = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards.iterdir())}
-    stamp = stamps / f"verified-{manifest.content_sha256[:12]}.json"
-    if not stamp.exists() or json.loads(stamp.read_text()) != state:
-        verify(shards)
-        stamps.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(stamp, state)
     return manifest
+
+
+def verify_once(folders: Sequence[Path], stamps: Path) -> None:
+    """Check every byte of these folders of shards that was not checked since it last changed; DataError for damage.
+
+    A note of what was checked is left in `stamps` once all are found whole.
+    """
+    notes: dict[Path, Stamp] = {}
+    for shards in folders:
+        state = Stamp({path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards.iterdir())})
+        stamp = stamps / f"verified-{Manifest.load(shards).content_sha256[:12]}.json"
+        if sound(stamp, partial(read_model, stamp, Stamp)) != state:
+            verify(shards)
+            notes[stamp] = state
+    for stamp, state in notes.items():
+        stamps.mkdir(parents=True, exist_ok=True)
+        write_model(stamp, state)
 
 
 def channel_statistics(encoder: Encoder, images: np.ndarray) -> tuple[list[float], list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -11,18 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import open_in_place
+from scaling.errors import printable
 
 POLL_SECONDS = 0.2
 
 
-class InUse(UserError):
-    """Another process holds the folder; the message names it and the remedy."""
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+class LockError(UserError):
+    """A folder that cannot be had for oneself; the message names who holds it, or what is missing, and the remedy."""
 
 
 @contextmanager
 def locked(path: Path, patience_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `path` during the block; InUse after waiting `patience_seconds` for another holder."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold the lock file `path` during the block; LockError after waiting `patience_seconds` for another holder."""
+    descriptor = open_in_place(path, os.O_RDWR)
     try:
         _acquire(descriptor, path, time.monotonic() + patience_seconds)
         os.ftruncate(descriptor, 0)
@@ -40,7 +46,14 @@ def _acquire(descriptor: int, path: Path, deadline: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-                raise InUse(
-                    f"{path.parent}: is in use by {holder}: wait for it or stop it, then launch again"
+                raise LockError(
+                    f"{path.parent}: is in use by {printable(holder)}: wait for it or stop it, then launch again"
                 ) from None
             time.sleep(POLL_SECONDS)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise LockError(
+                f"{path}: cannot be locked ({error.strerror}): this file system knows no flock, which keeps two "
+                "processes out of one run: mount it with flock (Lustre: -o flock), or set launch.folder to another"
+            ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from functools import partial
 
@@ -92,10 +91,3 @@ def untrained(spec: RunSpec, steps: int, count: int, device: torch.device) -> np
         return torch.zeros_like(x)
 
     return generate(spec, zero, steps, count, device)[0]
-
-
-def to_npz(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """An .npz file with arrays `images` and `labels`."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images, labels=labels)
-    return buffer.getvalue()

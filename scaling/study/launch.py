@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from models.family import Family
 from scaling.config.sections import Launch
 from scaling.config.study import StudyConfig
 from scaling.data.sources import Prepared
+from scaling.run.home import RunHome, clear_way
 from scaling.run.spec import PlannedRun, RunFile, dump_run
 from scaling.study.open import Study
 from scaling.training.sharding.placement import strategy_of
 
 ROOT = Path(__file__).resolve().parents[2]
+# What torchrun and its like tell the processes that they start.
+RANKS = re.compile("((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE))|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|TRIGSCALE_LISTENER")
 
 
 def launch_of(config: StudyConfig, family: Family, size: str) -> Launch:
@@ -33,17 +37,24 @@ def workers(config: StudyConfig, device: str) -> int:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: ours, with the threads of all libraries bounded and this checkout importable."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    """The environment of a worker: ours, with the threads of all libraries bounded and this checkout importable.
+
+    What says which rank of another job this process is does not reach the workers. Nor does anything that would let
+    them import from the current folder, where a stranger's file may have the name of a library's module.
+    """
+    kept = {name: value for name, value in os.environ.items() if not RANKS.fullmatch(name)}
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(path).is_absolute()]
     bounds = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return {**os.environ, **bounds, "PYTHONPATH": path}
+    return {**kept, **bounds, "PYTHONPATH": os.pathsep.join([str(ROOT), *paths]), "PYTHONSAFEPATH": "1"}
 
 
 def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, reference: Path) -> None:
     """The home folder of each run with its config.yaml."""
     for run in runs:
-        home = study.folder / run.name
-        home.mkdir(exist_ok=True)
+        home = RunHome(study.folder / run.name)
+        home.path.mkdir(exist_ok=True)
+        for path in (home.config, home.log):
+            clear_way(path)
         content = RunFile(
             study=study.config.name,
             identity=run.spec.identity(),
@@ -54,4 +65,4 @@ def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, re
             weights=run.weights.resolve() if run.weights else None,
             launch=launch_of(study.config, study.family, run.spec.size),
         )
-        write_text_atomic(home / "config.yaml", dump_run(content))
+        write_text_atomic(home.config, dump_run(content))

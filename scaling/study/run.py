@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import logging
-import sys
+import time
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from data_pipeline.files import write_json_atomic
+from data_pipeline.files import clear_partials
 from scaling.data.reference import write_reference
 from scaling.data.sources import prepare
 from scaling.plan.costs import seconds_estimate
+from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
+from scaling.run.home import RunHome, StudyFolder, write_model
 from scaling.run.locks import locked
+from scaling.run.schemas import Environment, StudyRuns
 from scaling.run.spec import PlannedRun
 from scaling.study.checks import check_fit, check_launch, check_runnable
 from scaling.study.expand import expand
 from scaling.study.launch import worker_environment, workers, write_homes
 from scaling.study.machine import describe_launch
 from scaling.study.open import Study
-from scaling.study.stages import Stages
+from scaling.training.checkpoints.files import steps_in
 from scaling.weights.teacher import verify_weights
 from scaling.work.stopping import EXIT_AGAIN
-from scaling.work.worker import EXIT_USAGE
+from scaling.work.worker import COMMAND, EXIT_USAGE
 from slurm.graph import Job, JobGraph
+from slurm.interrupts import Stopped
 from slurm.local import JobEvent, JobState, run_local
 
-GRACE_SECONDS = 60.0
+MARGIN_SECONDS = 5.0  # of a run that ends itself after launch.stop_seconds
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +40,8 @@ log = logging.getLogger(__name__)
 def run_study(study: Study, command: str) -> int:
     """Run all that is unfinished and write the report. Returns the exit code: 0, 1 (a run failed), 2 (bad input).
 
-    Raises ConfigError, ModelError, DataError, InUse before anything is changed, KeyboardInterrupt once all is stopped
-    and saved.
+    Raises ConfigError, ModelError, DataError, LockError before anything is written, Stopped once all is stopped and
+    what had been reached is saved.
     """
     from scaling.report.build import build_report
     from scaling.study.display import open_display
@@ -44,35 +50,42 @@ def run_study(study: Study, command: str) -> int:
     verify_weights(study.config, study.family)
     device = pick_device(study.config.launch)
     check_launch(study.config, study.family, device)
-    folder = study.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock"):
-        stages = Stages(folder)
-        with stages.stage("data"):
-            prepared = prepare(study.config.data, study.config.launch.folder)
-            check_fit(study, prepared)
+    start = time.monotonic()
+    prepared = prepare(study.config.data, study.config.launch.folder, partial(check_fit, study))
+    seconds = time.monotonic() - start
+    folder = StudyFolder(study.folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.lock):
+        clear_partials(folder.path)
+        clock = Clock(folder.environment, Environment)
+        clock.add("data", seconds)
+        with clock.stage("data"):
             reference = write_reference(prepared, study.config.evaluation.samples, folder)
-        stages.describe(describe_launch(study.config, prepared, device, command))
+        clock.start(describe_launch(clock.content, study.config, prepared, device, command))
         runs = expand(study.config, study.family, prepared.data)
         write_homes(study, runs, prepared, reference)
-        write_json_atomic(folder / "study.json", {"runs": [run.name for run in runs]})
-        with stages.stage("runs"), open_display(study, runs) as display:
+        write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))
+        with clock.stage("runs"), open_display(study, runs) as display:
             results = launch(study, runs, device.type, display)
-        with stages.stage("report"):
-            report = build_report(folder)
+        with clock.stage("report"):
+            report = build_report(folder.path)
         log.info("report: %s", report)
         return exit_code(results)
 
 
 def launch(study: Study, runs: Sequence[PlannedRun], device: str, display: Any) -> dict[str, int]:
-    """Run what has no scores yet, longest chain first; the exit code of each run that failed."""
-    pending = [run for run in runs if not (study.folder / run.name / "scores.json").exists()]
+    """Run what has no scores yet, longest chain first; the exit code of each run that failed.
+
+    Stopped by a signal it says what is saved before it raises Stopped.
+    """
+    homes = {run.name: StudyFolder(study.folder).home(run.name) for run in runs}
+    pending = [run for run in runs if not homes[run.name].is_done()]
     names = {run.name for run in pending}
     jobs = [
         Job(
             name=run.name,
-            command=(sys.executable, "-m", "scaling.work.worker", str(study.folder / run.name)),
-            log=study.folder / run.name / "log.txt",
+            command=(*COMMAND, str(homes[run.name].path)),
+            log=homes[run.name].log,
             parents=(run.parent.name(),) if run.parent and run.parent.name() in names else (),
             cost=seconds_estimate(run.spec),
         )
@@ -85,14 +98,29 @@ def launch(study: Study, runs: Sequence[PlannedRun], device: str, display: Any) 
             codes[event.job] = event.returncode if event.returncode is not None else 1
         display.on_event(event)
 
-    run_local(
-        JobGraph(jobs),
-        workers=workers(study.config, device),
-        environment=worker_environment(study.config.launch.threads),
-        on_event=on_event,
-        grace_seconds=GRACE_SECONDS,
-    )
+    try:
+        run_local(
+            JobGraph(jobs),
+            workers=workers(study.config, device),
+            environment=worker_environment(study.config.launch.threads),
+            on_event=on_event,
+            grace_seconds=study.config.launch.stop_seconds + MARGIN_SECONDS,
+        )
+    except Stopped:
+        log.info("%s", saved_so_far(study.folder, runs))
+        raise
     return codes
+
+
+def saved_so_far(folder: Path, runs: Sequence[PlannedRun]) -> str:
+    """A sentence: how many runs are done, and which step of each other one is on the disk."""
+    homes = {run.name: RunHome(folder / run.name) for run in runs}
+    left = [run for run in runs if not homes[run.name].scores.exists()]
+    steps = [(run, steps_in(homes[run.name].checkpoints)) for run in left]
+    begun = [f"{run.name} up to step {found[-1]} of {run.spec.recipe.steps}" for run, found in steps if found]
+    saved = f"; saved: {', '.join(begun)}" if begun else ""
+    others = "; of the others nothing yet" if len(begun) < len(left) else ""
+    return f"{len(runs) - len(left)} of {len(runs)} runs are done{saved}{others}"
 
 
 def exit_code(failed: dict[str, int]) -> int:

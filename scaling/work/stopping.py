@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
+from slurm.interrupts import STOPPING
 from slurm.local import LAUNCHER_PID
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL: stopped on request; launched again, the run continues
+LOOK_SECONDS = 1.0
 
 
 class StopRequest:
@@ -18,9 +23,8 @@ class StopRequest:
     def __init__(self) -> None:
         self._signalled = False
         self._pipe = os.pipe()
-        launcher = os.environ.get(LAUNCHER_PID)
-        self._launcher = int(launcher) if launcher else None
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        self._launcher = _launcher()
+        for name in STOPPING:
             signal.signal(name, self._on_signal)
 
     def _on_signal(self, *_: object) -> None:
@@ -28,10 +32,13 @@ class StopRequest:
         os.write(self._pipe[1], b"!")
 
     def __call__(self) -> bool:
-        return self._signalled or (self._launcher is not None and os.getppid() != self._launcher)
+        return self._signalled or self._orphaned()
+
+    def _orphaned(self) -> bool:
+        return self._launcher is not None and os.getppid() != self._launcher
 
     def within(self, seconds: float) -> None:
-        """End the process with EXIT_AGAIN if it is still there `seconds` after a signal.
+        """End the process with EXIT_AGAIN if it is still there `seconds` after it was asked to stop.
 
         A step may be longer than that, or wait for a rank that is dead; what is lost is the time since the last
         checkpoint. A thread does it, since Python's own handlers wait until the main thread is back from a library.
@@ -39,8 +46,30 @@ class StopRequest:
         threading.Thread(target=self._end, args=(seconds,), daemon=True).start()
 
     def _end(self, seconds: float) -> None:
-        os.read(self._pipe[0], 1)
+        while not self._orphaned() and not select.select(self._pipe[:1], (), (), LOOK_SECONDS)[0]:
+            pass
         time.sleep(seconds)
         told = f"asked to stop {seconds:g} s ago (launch.stop_seconds) and not done: ended; the last checkpoint stays\n"
         os.write(2, told.encode())
         os._exit(EXIT_AGAIN)
+
+
+def _launcher() -> int | None:
+    """The process that started this one and must outlive it, if a launcher did.
+
+    One that is a remoter ancestor started the job from whose shell this process was started by hand: it is not ours.
+    """
+    told = os.environ.get(LAUNCHER_PID)
+    if told is None or int(told) in _remoter_ancestors():
+        return None
+    return int(told)
+
+
+def _remoter_ancestors() -> Iterator[int]:
+    """The parent of the parent, and so on."""
+    process = os.getppid()
+    while process > 1:
+        # pid (name) state parent ...: the name may hold anything.
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        process = int(stat.rpartition(")")[2].split()[1])
+        yield process

@@ -14,35 +14,36 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from data_pipeline.errors import UserError
-from scaling.errors import Interrupted, TrainingError, explain
-from scaling.run.locks import locked
-from scaling.run.spec import load_run
-from scaling.work.stages import run
 from scaling.work.stopping import EXIT_AGAIN, StopRequest
 from slurm.ranks import run_ranks
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
-LOCK_SECONDS = 60.0
+# A lock may be held by a run whose launcher is gone: how long after its launch.stop_seconds it is waited for.
+LOCK_SECONDS = 30.0
+COMMAND = (sys.executable, "-P", "-m", "scaling.work.worker")  # -P: nothing is imported from the current folder
 
 log = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Run the home folder named on the command line and return the exit code."""
+    stop = StopRequest()  # before anything is imported that takes time
     rank = os.environ.get("RANK")
     # Every rank says the same: the others speak up only when something is wrong.
     level, who = (logging.INFO, "") if rank in (None, "0") else (logging.ERROR, f"rank {rank}: ")
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(message)s")
-    home, stop = Path(sys.argv[1]), StopRequest()
     # The log's first line also takes its first block of the disk: where the disk fills up, there is room to say so.
     log.info("process %d on %s", os.getpid(), socket.gethostname())
+    return _ended(Path(sys.argv[1]), rank, stop)
+
+
+def _ended(home: Path, rank: str | None, stop: StopRequest) -> int:
+    """The exit code once the run in `home`, or this rank's part of it, is done, stopped or failed."""
+    from data_pipeline.errors import UserError
+    from scaling.errors import Interrupted, TrainingError, explain
+
     try:
-        devices = load_run(home).launch.devices
-        if rank is None and devices > 1:
-            return run_ranks((sys.executable, "-m", "scaling.work.worker", str(home)), devices, os.environ, stop)
-        with locked(home / ".lock", LOCK_SECONDS) if rank in (None, "0") else nullcontext():
-            run(home, stop)
+        return _run(home, rank, stop)
     except Interrupted as error:
         log.info("%s", error)
         return EXIT_AGAIN
@@ -52,6 +53,24 @@ def main() -> int:
     except TrainingError as error:
         log.error("%s", error)
         return EXIT_FAILED
+
+
+def _run(home: Path, rank: str | None, stop: StopRequest) -> int:
+    from data_pipeline.files import clear_partials
+    from scaling.errors import Interrupted
+    from scaling.run.locks import locked
+    from scaling.run.spec import load_run
+    from scaling.work.stages import run
+
+    if stop():
+        raise Interrupted("stopped before anything was begun")
+    launch = load_run(home).launch
+    if rank is None and launch.devices > 1:
+        return run_ranks((*COMMAND, str(home)), launch.devices, os.environ, stop)
+    with locked(home / ".lock", launch.stop_seconds + LOCK_SECONDS) if rank in (None, "0") else nullcontext():
+        if rank in (None, "0"):
+            clear_partials(home, home / "samples", home / "grids", home / "profile")
+        run(home, stop)
     log.info("done")
     return 0
 

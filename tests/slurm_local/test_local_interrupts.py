@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from slurm.graph import Job, JobGraph
+from slurm.interrupts import Stopped
 from slurm.local import JobEvent, JobState, run_local
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ LAUNCHER = """
 import json, os, sys
 from pathlib import Path
 from slurm.graph import Job, JobGraph
+from slurm.interrupts import Stopped
 from slurm.local import run_local
 
 folder, grace = Path(sys.argv[1]), float(sys.argv[2])
@@ -38,7 +40,7 @@ def note(event):
 
 try:
     run_local(JobGraph(jobs), workers=4, environment=os.environ, on_event=note, poll_seconds=0.01, grace_seconds=grace)
-except KeyboardInterrupt:
+except Stopped:
     sys.exit("interrupted")
 """
 
@@ -104,7 +106,7 @@ def launched(tmp_path: Path, gone: Gone) -> Iterator[Launch]:
         launcher.process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_jobs_may_save_and_the_stubborn_are_killed(launched: Launch, gone: Gone, number: int) -> None:
     launcher = launched(grace=3, gentle=SAVES, stubborn=STUBBORN)
     launcher.interrupt(number)
@@ -164,7 +166,7 @@ def test_an_error_in_the_display_leaves_no_job_running(tmp_path: Path, gone: Gon
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-def test_an_interrupt_in_this_process_is_a_keyboard_interrupt(tmp_path: Path) -> None:
+def test_an_interrupt_in_this_process_is_raised_once_all_is_stopped(tmp_path: Path) -> None:
     states: dict[str | None, JobState | None] = {}
 
     def display(event: JobEvent) -> None:
@@ -174,7 +176,8 @@ def test_an_interrupt_in_this_process_is_a_keyboard_interrupt(tmp_path: Path) ->
 
     graph = JobGraph([Job("job", ("sleep", "60"), tmp_path / "log.txt"), Job("next", ("true",), tmp_path / "log.txt")])
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped) as stopped:
         run_local(graph, workers=1, environment=os.environ, on_event=display)
+    assert stopped.value.number == signal.SIGTERM
     assert states["job"] is states["next"] is JobState.STOPPED
     assert signal.getsignal(signal.SIGTERM) is handler

@@ -54,7 +54,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 FILLS_THE_DISK = """
 import os, sys
 from pathlib import Path
-from scaling import worker
+from scaling.work import worker
 from scaling.training.trainer import Trainer
 
 home, train_step = Path(sys.argv[1]), Trainer.train_step
@@ -113,7 +113,7 @@ def test_a_full_disk(
 
 LIMITED = """
 import resource, sys
-from scaling import worker
+from scaling.work import worker
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 sys.exit(worker.main())
 """

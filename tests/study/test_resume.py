@@ -84,7 +84,7 @@ DIES_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
 import data_pipeline.files
-from scaling import worker
+from scaling.work import worker
 
 flush, what = os.fsync, sys.argv.pop()
 

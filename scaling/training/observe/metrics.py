@@ -9,19 +9,11 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from data_pipeline.files import naming, write_text_atomic
-
-FILE = "metrics.jsonl"
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of the file, [] where there is none; a last line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+from data_pipeline.files import naming, open_in_place, write_text_atomic
+from scaling.run.home import RunHome
+from scaling.run.metrics import read_metrics
 
 
 def take_peak_memory() -> int:
@@ -66,11 +58,11 @@ class MetricsLog:
 
         batch: images a step. The trackers, opened at the same step, are this log's to close.
         """
-        self._path = home / FILE
-        kept = [entry for entry in read_metrics(self._path) if entry["step"] <= resume_step]
+        self._path = RunHome(home).metrics
+        kept = [entry for entry in read_metrics(self._path).lines if entry["step"] <= resume_step]
         write_text_atomic(self._path, "".join(json.dumps(entry) + "\n" for entry in kept))
         # Unbuffered: what could not be written must not be tried again on closing.
-        self._file = self._path.open("ab", buffering=0)
+        self._file = os.fdopen(open_in_place(self._path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)
         self._batch, self._trackers = batch, trackers
         self._last = (resume_step, time.monotonic())
 

@@ -7,12 +7,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from data_pipeline.files import PARTIAL, write_bytes_atomic, write_text_atomic
+from data_pipeline.files import scratch_folder, write_bytes_atomic, write_text_atomic
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 
@@ -80,8 +79,8 @@ class ProfileWindow:
     def _write(self, profiler: profile) -> None:
         first, last = self._recorded[0], self._recorded[-1]
         path = self._folder / f"rank-{self._rank}-steps-{first}-{last}.json.gz"
-        with self._scratch() as folder:
-            raw = Path(folder) / "trace.json"
+        with scratch_folder(self._folder) as folder:
+            raw = folder / "trace.json"
             profiler.export_chrome_trace(str(raw))
             write_bytes_atomic(path, gzip.compress(raw.read_bytes(), mtime=0))
         by = "self_device_time_total" if self._device.type == "cuda" else "self_cpu_time_total"
@@ -91,14 +90,11 @@ class ProfileWindow:
 
     def _write_memory(self) -> None:
         path = self._folder / f"memory-rank-{self._rank}.pickle"
-        with self._scratch() as folder:
-            raw = Path(folder) / "memory"
+        with scratch_folder(self._folder) as folder:
+            raw = folder / "memory"
             torch.cuda.memory._dump_snapshot(str(raw))  # pyright: ignore[reportPrivateUsage]
             write_bytes_atomic(path, raw.read_bytes())
         torch.cuda.memory._record_memory_history(enabled=None)  # pyright: ignore[reportPrivateUsage]
-
-    def _scratch(self) -> TemporaryDirectory[str]:
-        return TemporaryDirectory(dir=self._folder, prefix=".", suffix=PARTIAL)
 
 
 def check_profile(launch: Launch, device: torch.device) -> None:
