@@ -68,13 +68,13 @@ class Times(NamedTuple):
     cpu: float
 
 
-def make_study(folder: Path) -> Path:
-    """A study file, and below runs/ a finished made-up study of it that status and report can read."""
+def make_study(folder: Path, methods: Sequence[str]) -> Path:
+    """A study file, and below runs/ what its runs of these methods would leave, for status and report to read."""
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({**STUDY, "launch": {"folder": str(folder / "runs")}}))
     opened = open_study(path)
     opened.folder.mkdir(parents=True)
-    write_study(opened.folder)
+    write_study(opened.folder, methods)
     data = RunData(content_sha256="0" * 64, held_out_sha256="0" * 64, encoder=opened.config.data.encoder)
     specs = {(run.spec.method, run.spec.size): run.spec for run in expand(opened.config, opened.family, data)}
     for home in StudyFolder(opened.folder).homes():
@@ -111,9 +111,9 @@ def make_family(folder: Path) -> Path:
     return folder / "own-study.yaml"
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
+def commands(folder: Path, methods: Sequence[str] = ("teacher", "scd", "sct")) -> dict[str, list[str]]:
     """Arguments of trigscale, by the name of the command; what they need is made in the folder."""
-    study, shards = str(make_study(folder)), str(make_shards(folder))
+    study, shards = str(make_study(folder, methods)), str(make_shards(folder))
     return {
         "study status": ["study", "status", study],
         "study keys": ["study", "keys"],
