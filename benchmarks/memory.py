@@ -32,8 +32,9 @@ from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import Ema, Launch, Precision, Strategy
-from scaling.plan.memory.activations import DTYPES, activation_bytes
+from scaling.plan.memory.activations import activation_bytes
 from scaling.plan.memory.device import device_memory
+from scaling.plan.memory.timeline import DTYPES
 from scaling.study.machine import machine
 from scaling.training.ema import Averages
 from scaling.training.sharding.parallel import build_engine
