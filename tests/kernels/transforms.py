@@ -116,10 +116,9 @@ WAYS: dict[str, Callable[[Callable[[Function], Function], Function, tuple[Tensor
 
 def judge(way: str, outer: str, inner: str, keys: int, function: Callable[..., Function] = within) -> str:
     """right, "refused: " and the error, or WRONG and how far off."""
-    x, transform = draw(keys), TRANSFORMS[outer]
-    torch.compiler.reset()
+    x, transform, way_of = draw(keys), TRANSFORMS[outer], WAYS[way]
     try:
-        run = WAYS[way](transform, TRANSFORMS[inner](function()), x)
+        run = way_of(transform, TRANSFORMS[inner](function()), x)
         if "dynamic" in way:
             run(*draw(keys + 1))
         got = tree_leaves(run(*x))
