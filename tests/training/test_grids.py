@@ -21,7 +21,8 @@ from scaling.run.metrics import read_metrics
 from scaling.sampling.generate import generate
 from scaling.study.checks import check_runnable
 from scaling.study.open import open_study
-from scaling.training.observe.grids import Grids, to_png
+from scaling.sampling.pictures import to_png
+from scaling.training.observe.grids import Grids
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World, joined
 from tests.ranks import run_ranks

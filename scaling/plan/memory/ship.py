@@ -9,11 +9,11 @@ from itertools import product
 from data_pipeline.files import write_text_atomic
 from models.network import NetworkConfig
 from scaling.config.families import CONFIGS, load_family
-from scaling.config.sections import Precision
+from scaling.config.sections import Precision, StudentRecipe
 from scaling.plan.memory.activations import any_width, timeline_key
-from scaling.plan.memory.device import STUDENT_DROPOUT
 from scaling.plan.memory.shipped import FILE, versions
 
+STUDENT_DROPOUT: int = StudentRecipe.model_fields["dropout_max_resolution"].default
 METHODS: tuple[tuple[bool, int | None], ...] = ((False, None), (True, STUDENT_DROPOUT))  # a teacher, a student
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
