@@ -32,8 +32,9 @@ from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import Ema, Launch, Precision, Strategy
-from scaling.plan.memory.activations import DTYPES, activation_bytes
-from scaling.plan.memory.device import STUDENT_DROPOUT, device_memory
+from scaling.plan.memory.activations import activation_bytes
+from scaling.plan.memory.device import device_memory
+from scaling.plan.memory.timeline import DTYPES
 from scaling.study.machine import machine
 from scaling.training.ema import Averages
 from scaling.training.sharding.parallel import build_engine
@@ -41,6 +42,7 @@ from scaling.training.sharding.world import World
 from slurm.ranks import free_port, rank_variables
 
 Record = dict[str, Any]
+STUDENT_DROPOUT = 16  # the finest resolution at which a student drops features (sCM, section 4.1)
 RESULTS = Path(__file__).parent / "results"
 NANO_L = NetworkConfig(8, 4, 10, 32, (1, 2), 1, (4,), head_channels=8)
 DEEP = NetworkConfig(32, 4, 10, 32, (1, 2, 3, 4), 3, (16, 8), head_channels=32)  # few samples, many weights
@@ -94,6 +96,7 @@ def compare_held(
         emas=len(SIGMA_REL),
         checkpointing=False,
         guided=False,
+        dropout_to=STUDENT_DROPOUT if student else None,
     )
     case = f"{strategy} {precision} {'sct' if student else 'teacher'}"
     return [_record(f"{case} {part}", getattr(predicted, part), size) for part, size in measured.items()]
@@ -146,6 +149,7 @@ def compare_gpu(size: str, student: bool, checkpointing: bool, microbatch: int) 
         emas=len(SIGMA_REL),
         checkpointing=checkpointing,
         guided=False,
+        dropout_to=STUDENT_DROPOUT if student else None,
     )
     if predicted.total > 0.9 * torch.cuda.get_device_properties(0).total_memory:
         return []

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from scaling.plan.memory import cache
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, by whichever test
@@ -23,3 +27,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     seconds = item.config.getoption("seconds")
     if time.monotonic() - BEGUN > seconds:
         pytest.skip(f"not run: {seconds:g} s were over")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_cache() -> Iterator[Callable[[], Path | None]]:
+    """No test reads or writes the user's cache; the function that names its folder."""
+    folder = cache.cache_folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "cache_folder", lambda: None)
+        yield folder

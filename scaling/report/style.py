@@ -84,10 +84,10 @@ def draw(paint: Callable[[Figure], None], width: float, height: float) -> bytes:
     """PNG bytes of a figure of width x height inches, painted by `paint`; pyplot and its global state stay out."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
+        canvas = FigureCanvasAgg(figure)
         paint(figure)
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+        canvas.print_png(stream, metadata={"Software": None})  # savefig would draw all of it twice, for its layout
     return stream.getvalue()
 
 
