@@ -20,7 +20,7 @@ from models.encoders import get_encoder
 from scaling.config.families import load_family
 from scaling.plan.costs import Counts, cost, count, step_forwards
 from scaling.run.spec import RunData, RunSpec
-from scaling.sampling.samplers import teacher_evaluations
+from scaling.sampling.evaluations import teacher_evaluations
 from scaling.study.expand import expand
 from scaling.study.open import open_study
 

@@ -17,14 +17,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from scaling.run.home import StudyFolder
+from scaling.run.schemas import Environment
+
 STAGES = ("train", "sample", "evaluate")
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The study's environment, its runs' timings, and sums by method."""
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    names = json.loads((folder / "study.json").read_text(encoding="utf-8"))["runs"]
-    runs = {name: json.loads((folder / name / "timings.json").read_text(encoding="utf-8")) for name in names}
+    study = StudyFolder(folder)
+    environment = (study.read_environment() or Environment()).model_dump()
+    timings = {home.name: home.read_timings() for home in study.homes()}
+    runs = {name: found.model_dump(exclude_none=True) for name, found in timings.items() if found is not None}
     methods: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(STAGES, 0.0))
     for name, timings in runs.items():
         for stage in STAGES:

@@ -131,6 +131,16 @@ def refuse_occupied(folder: Path) -> None:
         raise FileExistsError(f"{folder} exists and is not an empty folder: choose another folder or remove it first")
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to NAME.damaged, in place of an earlier one; its new path. OSError names it."""
+    damaged = path.with_name(f"{path.name}.damaged")
+    if damaged.is_dir() and not damaged.is_symlink():
+        shutil.rmtree(damaged)
+    else:
+        damaged.unlink(missing_ok=True)
+    return path.rename(damaged)
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Give an OSError without a file name (write and fsync raise such) the name of the file that was to appear."""

@@ -7,25 +7,37 @@ Four paths compute the same:
 - `triton`: kernels in the style of FlashAttention-2, for float16, bfloat16 and float32 up to width 256 on a GPU;
 - `chunked`: PyTorch operations on a block of logits at a time, any device, also float64;
 - `plain`: PyTorch's formulas with all logits at once, kept for the backward pass: the fastest for few keys on a CPU;
-- `reference`: the same in float64, the oracle of the tests. It and `plain` alone have second derivatives.
+- `reference`: the same in float64, the oracle of the tests.
 Unless told, a GPU takes `triton` where that knows type and width; everything else takes `plain` up to 64 keys and
 `chunked` beyond. So memory beyond inputs and outputs grows with the length, not its square, in the backward pass too.
 
-Both functions work under torch.compile (fullgraph), torch.func transforms, dual tensors of torch.autograd.forward_ad,
-activation checkpointing and FSDP2. Under autocast inputs are cast to its type, as for scaled_dot_product_attention.
-Logits and sums are kept in float32 at least.
+Derivatives of every order and mode are right on every path and at every length: under torch.func's transforms, on dual
+tensors of torch.autograd.forward_ad, under activation checkpointing and FSDP2, within torch.compile (fullgraph) and
+through what torch.export and make_fx traced. Where torch refuses, so do we: transforms of a compiled function are to be
+taken within it. Dual tensors that enter a compiled function are refused here, as the compiler may drop their tangents.
+On `triton` and `chunked` memory stays linear up to second derivatives of one reverse mode at least; the forward
+derivative of a tangent, and the third order, hold all logits at once, as `plain` does.
+
+Under autocast inputs are cast to its type, as for scaled_dot_product_attention. Logits and sums are kept in float32 at
+least. Results are the same from run to run for the same inputs, path and number of threads; another number of threads
+may sum in another order, in torch's matrix products too, and change the last digits.
 """
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
-from kernels import functions, operators, reference
+from kernels import (
+    functions,  # noqa: F401  # pyright: ignore[reportUnusedImport]  (the operators' derivatives)
+    operators,
+    reference,
+)
 
 Path = Literal["triton", "chunked", "plain", "reference"]
 PATHS = ("triton", "chunked", "plain", "reference")
@@ -49,19 +61,19 @@ def attention(
 
     `causal` lets query i see the keys j <= i, as is_causal of scaled_dot_product_attention does. Raises ValueError for
     shapes, types or devices that do not fit together, NotImplementedError for what no path supports: a dense
-    `attn_mask` and dropout, which are named here only to be refused.
+    `attn_mask` and dropout, which are named here only to be refused, and dual tensors made outside a compiled function
+    in it. Raises TypeError for what is no tensor, no number as `scale` or no truth value as `causal`.
     """
     _refuse(attn_mask, dropout_p)
+    _refuse_what_torch_loses()
+    _check_tensors(q=q, k=k, v=v)
     q, k, v = _autocast(q, k, v)
     _check(q, k, v)
-    scale, path = _scale(q, scale), _path(path, q, v)
+    scale, path, causal = _scale(q, scale), _path(path, q, v), _truth("causal", causal)
     if path in ("plain", "reference"):
         with operators.without_autocast(q.device):
             return reference.attention(q, k, v, scale, causal, _wide(path, q))
-    if (tangents := _tangents(q, k, v)) is None:
-        return functions.call(operators.forward, q, k, v, scale, causal, path)[0]
-    primals = (forward_ad.unpack_dual(x).primal for x in (q, k, v))
-    return forward_ad.make_dual(*attention_jvp(*primals, *tangents, scale=scale, causal=causal, path=path))
+    return operators.forward(q, k, v, scale, causal, path)[0]
 
 
 def attention_jvp(
@@ -88,28 +100,20 @@ def attention_jvp(
     The other arguments and errors are those of `attention`.
     """
     _refuse(attn_mask, dropout_p)
+    _refuse_what_torch_loses()
+    _check_tensors(q=q, k=k, v=v)
+    _check_tensors(**{name: t for name, t in (("tq", tq), ("tk", tk), ("tv", tv)) if t is not None})
     q, k, v, tq, tk, tv = _autocast(q, k, v, tq, tk, tv)
     _check(q, k, v)
     for name, x, tangent in (("tq", q, tq), ("tk", k, tk), ("tv", v, tv)):
         _check_tangent(name, x, tangent)
-    scale, path = _scale(q, scale), _path(path, q, v)
+    scale, path, causal = _scale(q, scale), _path(path, q, v), _truth("causal", causal)
+    tangent_grad = _truth("tangent_grad", tangent_grad)
     if path in ("plain", "reference"):
         with operators.without_autocast(q.device):
             return reference.attention_jvp(q, k, v, tq, tk, tv, scale, causal, tangent_grad, _wide(path, q))
-    out, tangent, *_ = functions.call(operators.jvp, q, k, v, tq, tk, tv, scale, causal, path, tangent_grad)
+    out, tangent, *_ = operators.jvp(q, k, v, tq, tk, tv, scale, causal, path, tangent_grad)
     return out, tangent
-
-
-def _tangents(*tensors: Tensor) -> list[Tensor | None] | None:
-    """The forward-mode tangents of the innermost level, or None where there are none to be seen.
-
-    Below a vmap they cannot be seen: there the forward mode of `functions.Attention` is taken.
-    """
-    batched = not torch.compiler.is_compiling() and any(map(is_batchedtensor, tensors))
-    if forward_ad._current_level < 0 or batched:
-        return None
-    tangents = [forward_ad.unpack_dual(x).tangent for x in tensors]
-    return None if all(t is None for t in tangents) else tangents
 
 
 def _autocast(*tensors: Tensor | None) -> tuple:
@@ -124,7 +128,19 @@ def _autocast(*tensors: Tensor | None) -> tuple:
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
-    return q.shape[-1] ** -0.5 if scale is None else float(scale)
+    if scale is None:
+        return q.shape[-1] ** -0.5
+    if isinstance(scale, Tensor):
+        raise TypeError("scale is a tensor, but has no derivative: give a number, or multiply q by it and give scale=1")
+    if not isinstance(scale, Real | torch.SymFloat | torch.SymInt):
+        raise TypeError(f"scale is {type(scale).__name__}: give a number, or None for 1/sqrt(width of q)")
+    return float(scale)
+
+
+def _truth(name: str, value: bool) -> bool:
+    if not isinstance(value, bool | torch.SymBool):
+        raise TypeError(f"{name} is {type(value).__name__}: it takes True or False; there are no masks but causal=True")
+    return bool(value)
 
 
 def _path(path: Path | None, q: Tensor, v: Tensor) -> Path:
@@ -145,6 +161,42 @@ def _refuse(attn_mask: Tensor | None, dropout_p: float) -> None:
     for name, value in (("attn_mask", attn_mask is not None), ("dropout_p", dropout_p != 0)):
         if value:
             raise NotImplementedError(f"{name} is not supported: attention is full, or causal=True, without dropout")
+
+
+def _refuse_what_torch_loses() -> None:
+    """Where torch itself would drop a derivative in silence, whatever the function."""
+    if torch.compiler.is_dynamo_compiling():
+        if forward_ad._current_level >= 0:
+            _refuse_duals_around_graph()
+    elif torch.compiler.is_exporting() and any(x.key() == TransformType.Grad for x in get_interpreter_stack() or []):
+        raise NotImplementedError(
+            "attention: torch.export takes the inputs of torch.func.grad, vjp and jacrev for constants: "
+            "export the function itself, and transform the exported module"
+        )
+
+
+@torch.compiler.assume_constant_result
+def _refuse_duals_around_graph() -> None:
+    """Raise if forward mode was on where the function that is being compiled was called.
+
+    torch.compile runs this as it is, so that the error ends the compilation. One raised in traced code would break the
+    graph, whose first part then drops the tangents.
+    """
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    if InstructionTranslator.current_tx().output.dual_level >= 0:
+        raise NotImplementedError(
+            "attention: dual tensors enter a compiled function, which may drop their tangents: make them inside it "
+            "(torch.func.jvp or dual_level within what torch.compile gets), or call the function uncompiled"
+        )
+
+
+def _check_tensors(**tensors: object) -> None:
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{name} is {type(x).__name__}: attention takes torch tensors [batch, heads, length, width]"
+            )
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:

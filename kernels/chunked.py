@@ -245,6 +245,9 @@ def _views(scratch: Tensor, rows: Rows, keys: Keys) -> list[Tensor]:
 
 def _products(target: Tensor, pairs: list[tuple[Tensor, Tensor]], scale: float, start: Tensor | None = None) -> None:
     """target = start + scale * sum of a b^T over the pairs; no start is zero."""
+    if math.isnan(scale):  # MKL's float32 products take a NaN for 1
+        target.fill_(scale)
+        return
     if start is not None:
         target.copy_(start)
     for i, (a, b) in enumerate(pairs):

@@ -1,69 +1,74 @@
-"""How the operators differentiate: reverse mode, forward mode and vmap.
+"""How the operators differentiate: their kernels under autograd, which the dispatcher calls at every level of it.
 
-Each operator has an autograd function, through which it is called, since an operator alone loses a tangent silently.
-torch.compile knows no function with a forward mode: it gets the operator, with the same reverse mode and vmap.
-Second derivatives raise NotImplementedError; the paths `plain` and `reference`, which use none of this, have them.
+So the derivative belongs to the operator, whoever calls it: eager code, torch.func's transforms around it, a graph of
+torch.compile, torch.export or make_fx, or torch.ops. Each kernel does what torch's own operators do: inputs that carry
+tangents give outputs that carry them, inputs that require a gradient give outputs with a node that knows its backward.
+
+First derivatives, and second ones where the outer or the inner is of reverse mode, are operators again: with
+D = attention_jvp's tangent in direction c, the vector-Jacobian product of attention's gradient is the gradient of
+<grad, D>. What lies beyond, the forward derivative of a tangent and derivatives of third order, is that of the plain
+formulas, which hold all logits at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.library import CustomOpDef  # pyright: ignore[reportPrivateImportUsage]  (documented)
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled, make_dual, unpack_dual
+from torch.autograd.function import _SingleLevelFunction
 
-from kernels import operators
+from kernels import operators, reference
 
+Operator = torch._ops.OpOverload
 Gradients = tuple[Tensor | None, ...]
+ForwardMode = Callable[[Sequence[Any], Callable[[], tuple[Tensor, ...]]], tuple[Tensor, ...]]
+LEVEL = 0  # of forward mode: torch has one; those of torch.func nest by wrapping tensors
 
 
-class Attention(Function):
-    """(q, k, v, scale, causal, path) -> (out, lse); lse has no derivative."""
+class _Node(_SingleLevelFunction):
+    """(compute, *arguments of the operator) -> its results as `compute` gives them, at one level of autograd.
+
+    torch.autograd.Function would start from the outermost transform again, below which the dispatcher calls us.
+    """
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return operators.forward(*args)
+    def forward(compute: Callable[[], tuple[Tensor, ...]], *_: Any) -> tuple[Tensor, ...]:
+        # A function's forward turns both modes off, for outer levels too: these have their own derivatives to record.
+        with torch.enable_grad(), _set_fwd_grad_enabled(True):
+            return compute()
+
+
+class Attention(_Node):
+    """operators.forward; lse has no gradient."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        q, k, v, *ctx.options = inputs
+        q, k, v, *ctx.options = inputs[1:]
         ctx.save_for_backward(q, k, v, *output)
-        ctx.save_for_forward(q, k, v)
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:
         if grads[0] is None:
-            return (None,) * 6
-        return *call(operators.backward, grads[0], *ctx.saved_tensors, *ctx.options), None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Gradients:
-        out_and_tangent = call(operators.jvp, *ctx.saved_tensors, *tangents[:3], *ctx.options, True)
-        return out_and_tangent[1], None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, ...]:
-        return _fold(Attention.apply, info, in_dims, *args)
+            return (None,) * 7
+        return None, *operators.backward(grads[0], *ctx.saved_tensors, *ctx.options), None, None, None
 
 
-class AttentionJVP(Function):
-    """(q, k, v, tq, tk, tv, scale, causal, path, tangent_grad) -> (out, tangent, lse, mean).
+class AttentionJVP(_Node):
+    """operators.jvp; lse and mean have no gradient.
 
-    Without `tangent_grad` the tangent has no gradient, and the input tangents are not kept for the backward pass.
+    Without `tangent_grad` the tangent has none either, and the input tangents are not kept for the backward pass.
     """
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return operators.jvp(*args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        inputs = inputs[1:]
         *ctx.options, tangent_grad = inputs[6:]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[2 if tangent_grad else 1 :])
@@ -77,95 +82,162 @@ class AttentionJVP(Function):
         gradients: Gradients = (None,) * 6
         if grad_tangent is not None:
             args = grad, grad_tangent, q, k, v, tq, tk, tv, out, rest[0], lse, rest[1]
-            found = call(operators.jvp_backward, *args, *ctx.options)
-            gradients = tuple(x if needed else None for x, needed in zip(found, ctx.needs_input_grad, strict=False))
+            found = operators.jvp_backward(*args, *ctx.options)
+            gradients = tuple(x if needed else None for x, needed in zip(found, ctx.needs_input_grad[1:], strict=False))
         elif grad is not None:
-            gradients = (*call(operators.backward, grad, q, k, v, out, lse, *ctx.options), None, None, None)
-        return *gradients, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Gradients:
-        raise _refusal("a forward derivative of the tangent")
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, ...]:
-        return _fold(AttentionJVP.apply, info, in_dims, *args)
+            gradients = (*operators.backward(grad, q, k, v, out, lse, *ctx.options), None, None, None)
+        return None, *gradients, None, None, None, None
 
 
-class _First(Function):
-    """A backward pass, of which no derivative is known."""
+class AttentionBackward(_Node):
+    """operators.backward, a function of grad, q, k and v; out and lse follow from these."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
+        ctx.save_for_backward(*inputs[1:7])
+        ctx.options = inputs[7:]
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:
-        raise _refusal("a derivative of the gradient")
+        if all(x is None for x in grads):
+            return (None,) * 10
+        tangent, gradients = _derivative_of_gradient(None, grads, ctx.saved_tensors, ctx.options)
+        return None, tangent, *gradients, None, None, None, None, None
+
+
+class AttentionJVPBackward(_Node):
+    """operators.jvp_backward, a function of the gradients, q, k, v and the tangents; all else follows from these."""
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Gradients:
-        raise _refusal("a forward derivative of the gradient")
-
-
-class AttentionBackward(_First):
-    """See `operators.backward`."""
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return operators.backward(*args)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[1:9])
+        ctx.options = inputs[13:]
+        ctx.mark_non_differentiable(*(x for x, of in zip(output, inputs[3:9], strict=True) if of is None))
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, ...]:
-        return _fold(AttentionBackward.apply, info, in_dims, *args)
+    def backward(ctx: Any, *grads: Tensor | None) -> Gradients:
+        given, wanted = _present(ctx.saved_tensors), _present(grads)
+
+        def formulas(*tensors: Tensor) -> tuple[Tensor, ...]:
+            args: list[Any] = [None] * 8
+            for i, x in zip(given, tensors, strict=True):
+                args[i] = x
+            gradients = _plain_jvp_backward(args, ctx.options)
+            return tuple(gradients[i] for i in wanted)
+
+        _, pull = torch.func.vjp(formulas, *given.values())
+        found = dict(zip(given, pull(tuple(wanted.values())), strict=True))
+        return None, *(found.get(i) for i in range(8)), *(None,) * 7
 
 
-class AttentionJVPBackward(_First):
-    """See `operators.jvp_backward`."""
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return operators.jvp_backward(*args)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, ...]:
-        return _fold(AttentionJVPBackward.apply, info, in_dims, *args)
+def _attention(args: Sequence[Any], compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Forward mode of attention; the tangent of lse is the mean of dS."""
+    primals, tangents = _unpack(args)
+    out, tangent, lse, mean = operators.jvp(*primals[:3], *tangents[:3], *primals[3:], True)
+    if _needs_gradient(args):
+        out, lse = _dual_node(Attention, compute, args)
+    return _dual(out, tangent), _dual(lse, mean)
 
 
-def _fold(
-    apply: Callable[..., tuple[Tensor, ...]], info: Any, in_dims: tuple[int | None, ...], *args: Any
-) -> tuple[Any, ...]:
-    """Fold vmap's dimension into the batch, the leading one of every tensor, and take it out of the results."""
-    size = info.batch_size
-
-    def fold(x: Any, dim: int | None) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-        return x.flatten(0, 1)
-
-    results = apply(*(fold(x, dim) for x, dim in zip(args, in_dims, strict=True)))
-    # The gradient of an absent tangent is empty and has no batch.
-    outs = tuple(x.unflatten(0, (size, -1)) if x.ndim > 1 else x for x in results)
-    return outs, tuple(0 if x.ndim > 1 else None for x in results)
+def _attention_backward(args: Sequence[Any], compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Forward mode of the gradient: that of <tangent of grad, out> + <grad, tangent of out>."""
+    primals, tangents = _unpack(args)
+    needed = _needs_gradient(args)
+    gradients = _dual_node(AttentionBackward, compute, args) if needed else operators.backward(*primals)
+    if all(x is None for x in tangents[:4]):
+        return gradients
+    _, derivatives = _derivative_of_gradient(tangents[0], tangents[1:4], primals[:6], primals[6:])
+    return tuple(_dual(x, t) for x, t in zip(gradients, derivatives, strict=True))
 
 
-def _refusal(what: str) -> NotImplementedError:
-    return NotImplementedError(f'attention: {what} is known to path="reference" and path="plain" alone')
+def _derivative_of_gradient(
+    grad: Tensor | None, direction: Sequence[Tensor | None], saved: Sequence[Tensor], options: Sequence[Any]
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """T, the tangent of out in a direction of (q, k, v), and the gradients of <grad, out> + <saved grad, T> by q, k, v.
+
+    `saved` are grad, q, k, v, out and lse of operators.backward.
+    """
+    saved_grad, q, k, v, out, lse = saved
+    if all(x is None for x in direction):
+        return None, operators.backward(grad, q, k, v, out, lse, *options)
+    _, tangent, _, mean = operators.jvp(q, k, v, *direction, *options, True)
+    args = grad, saved_grad, q, k, v, *direction, out, tangent, lse, mean
+    return tangent, operators.jvp_backward(*args, *options)[:3]
 
 
-_FUNCTIONS: dict[CustomOpDef, type[Function]] = {
-    operators.forward: Attention,
-    operators.jvp: AttentionJVP,
-    operators.backward: AttentionBackward,
-    operators.jvp_backward: AttentionJVPBackward,
-}
-for _operator in _FUNCTIONS:
-    _operator.register_vmap(partial(_fold, _operator))
-for _operator in (operators.forward, operators.jvp):
-    _operator.register_autograd(_FUNCTIONS[_operator].backward, setup_context=_FUNCTIONS[_operator].setup_context)
+def _plain_jvp(args: Sequence[Any]) -> tuple[Tensor, ...]:
+    """operators.jvp in plain formulas."""
+    q, (scale, causal, _, tangent_grad) = args[0], args[6:]
+    with operators.without_autocast(q.device):
+        return reference.jvp(*args[:6], scale, causal, tangent_grad, _wide(q))
 
 
-def call(operator: CustomOpDef, *args: Any) -> tuple[Tensor, ...]:
-    """Apply the operator's autograd function or, where torch.compile traces, the operator."""
-    return operator(*args) if torch.compiler.is_compiling() else _FUNCTIONS[operator].apply(*args)
+def _plain_jvp_backward(inputs: Sequence[Any], options: Sequence[Any]) -> tuple[Tensor, ...]:
+    """operators.jvp_backward in plain formulas, of its first eight arguments and its options."""
+    q, (scale, causal, _) = inputs[2], options
+    with operators.without_autocast(q.device):
+        gradients = reference.jvp_backward(*inputs, scale, causal, _wide(q))
+    return tuple(q.new_empty(0) if x is None else x for x in gradients)
+
+
+def _register(operator: Operator, node: type[_Node], forward_mode: ForwardMode) -> None:
+    """Make the operator's kernel under autograd, from its forward mode and the node of its graph."""
+
+    def kernel(keys: Any, *args: Any) -> tuple[Tensor, ...]:
+        compute = partial(_below_autograd, operator, keys, args)
+        if any(t is not None for t in _unpack(args)[1]):
+            return forward_mode(args, compute)
+        return _apply(node, compute, args) if _needs_gradient(args) else compute()
+
+    operators.LIBRARY.impl(operator, operators.untraced(kernel), "Autograd", with_keyset=True)
+
+
+def _needs_gradient(args: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)
+
+
+def _apply(node: type[_Node], compute: Callable[[], tuple[Tensor, ...]], args: Sequence[Any]) -> tuple[Tensor, ...]:
+    with enable_single_level_autograd_function():
+        return node.apply(compute, *args)
+
+
+def _dual_node(node: type[_Node], compute: Callable[[], tuple[Tensor, ...]], args: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The results without tangents; but their node keeps those of its inputs, for the gradient has a tangent too."""
+    with _set_fwd_grad_enabled(False):
+        return _apply(node, compute, args)
+
+
+def _unpack(args: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
+    """Primals and tangents at this level of forward mode; what is no tensor has no tangent.
+
+    The level is said: torch's record of the current one is not kept where torch.compile replays a graph.
+    """
+    pairs = [unpack_dual(x, level=LEVEL) if isinstance(x, Tensor) else (x, None) for x in args]
+    return tuple(x for x, _ in pairs), tuple(t for _, t in pairs)
+
+
+def _below_autograd(operator: Operator, keys: Any, args: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Go on to the next level, or to the computation."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
+
+
+def _dual(x: Tensor, tangent: Tensor) -> Tensor:
+    return make_dual(x, tangent, level=LEVEL)
+
+
+def _present(tensors: Sequence[Tensor | None]) -> dict[int, Tensor]:
+    """Those that are there, by position."""
+    return {i: x for i, x in enumerate(tensors) if x is not None}
+
+
+def _wide(q: Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+_register(operators.forward, Attention, _attention)
+_register(operators.backward, AttentionBackward, _attention_backward)
+_register(operators.jvp, AttentionJVP, lambda args, _: _plain_jvp(args))
+_register(operators.jvp_backward, AttentionJVPBackward, lambda args, _: _plain_jvp_backward(args[:8], args[12:]))

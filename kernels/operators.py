@@ -2,30 +2,70 @@
 
 Tensors: q [B, H, Nq, D], k [B, G, Nk, D], v [B, G, Nk, Dv] with H a multiple of G; out, tangent and their gradients
 [B, H, Nq, Dv]; lse and mean [B, H, Nq], the logarithm of each row's sum of e^S and the mean of dS under its softmax.
-`path` names the module that computes: `chunked` or `triton`. An operator knows neither reverse nor forward mode:
-those are in `kernels.functions`, and an operator called alone under forward mode would lose the tangent.
+`path` names the module that computes: `chunked` or `triton`. How the operators differentiate is in `kernels.functions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import Library, infer_schema
 from torch.utils.flop_counter import register_flop_formula
 
+# Not torch.library.custom_op: what that registers for autograd knows no forward mode and could not be replaced.
+LIBRARY = Library("trigscale", "DEF")
 
-@torch.library.custom_op("trigscale::attention", mutates_args=())
+
+def _operator(name: str) -> Callable[[Callable[..., Any]], torch._ops.OpOverload]:
+    """Define trigscale::`name`, computed by a function on any device; calls of the result are dispatched by torch."""
+
+    def define(function: Callable[..., Any]) -> torch._ops.OpOverload:
+        schema = infer_schema(function, mutates_args=())
+        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.impl(name, untraced(function), "CompositeExplicitAutograd")
+        operator = getattr(torch.ops.trigscale, name).default
+        torch.library.register_vmap(operator, partial(_fold, operator), lib=LIBRARY)
+        return operator
+
+    return define
+
+
+def untraced(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel, hidden from torch.compile: a compiled graph holds the operator and calls the kernel as it is."""
+    return torch._disable_dynamo(kernel)
+
+
+def _fold(operator: torch._ops.OpOverload, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, ...]:
+    """Fold vmap's dimension into the batch, the leading one of every tensor, and take it out of the results."""
+    size = info.batch_size
+
+    def fold(x: Any, dim: int | None) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+        return x.flatten(0, 1)
+
+    results = operator(*(fold(x, dim) for x, dim in zip(args, in_dims, strict=True)))
+    # The gradient of an absent tangent is empty and has no batch.
+    outs = tuple(x.unflatten(0, (size, -1)) if x.ndim > 1 else x for x in results)
+    return outs, tuple(0 if x.ndim > 1 else None for x in results)
+
+
+@_operator("attention")
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, path: str) -> tuple[Tensor, Tensor]:
     """(out, lse)."""
     with without_autocast(q.device):
         return _module(path).forward(q, k, v, scale, causal)
 
 
-@torch.library.custom_op("trigscale::attention_backward", mutates_args=())
+@_operator("attention_backward")
 def backward(
     grad: Tensor,
     q: Tensor,
@@ -42,7 +82,7 @@ def backward(
         return _module(path).backward(grad, q, k, v, out, lse, scale, causal)
 
 
-@torch.library.custom_op("trigscale::attention_jvp", mutates_args=())
+@_operator("attention_jvp")
 def jvp(
     q: Tensor,
     k: Tensor,
@@ -60,7 +100,7 @@ def jvp(
         return _module(path).jvp(q, k, v, tq, tk, tv, scale, causal)
 
 
-@torch.library.custom_op("trigscale::attention_jvp_backward", mutates_args=())
+@_operator("attention_jvp_backward")
 def jvp_backward(
     grad: Tensor | None,
     grad_tangent: Tensor,
@@ -86,22 +126,22 @@ def jvp_backward(
     return tuple(q.new_empty(0) if x is None else x for x in gradients)  # type: ignore[return-value]
 
 
-@forward.register_fake
+@torch.library.register_fake(forward, lib=LIBRARY)
 def _forward_fake(q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, ...]:
     return _like_out(q, v), _per_row(q)
 
 
-@backward.register_fake
+@torch.library.register_fake(backward, lib=LIBRARY)
 def _backward_fake(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape) for x in (q, k, v))
 
 
-@jvp.register_fake
+@torch.library.register_fake(jvp, lib=LIBRARY)
 def _jvp_fake(q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, ...]:
     return _like_out(q, v), _like_out(q, v), _per_row(q), _per_row(q)
 
 
-@jvp_backward.register_fake
+@torch.library.register_fake(jvp_backward, lib=LIBRARY)
 def _jvp_backward_fake(
     grad: Tensor | None, grad_tangent: Tensor, q: Tensor, *others: Tensor | None
 ) -> tuple[Tensor, ...]:

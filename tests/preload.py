@@ -5,7 +5,11 @@ import os
 os.environ["DS_ACCELERATOR"] = "cpu"  # else it looks for one, and says so
 
 import deepspeed  # pyright: ignore[reportMissingTypeStubs]
+import deepspeed.runtime.zero.muon.original_muon  # torch's compiler with it, which every engine asks for
+import deepspeed.runtime.zero.stage3
+import deepspeed.runtime.zero.stage_1_and_2
 import torch
+import torch._dynamo  # asked for by the first optimizer of a process
 import torch.distributed.checkpoint
 import torch.distributed.fsdp  # noqa: F401
 

@@ -20,6 +20,7 @@ from scaling.config.study import StudyConfig
 from scaling.config.validation import validate
 from scaling.data.reference import write_reference
 from scaling.data.sources import pack_images, prepare
+from scaling.run.home import StudyFolder
 from scaling.study.expand import expand
 from scaling.study.launch import write_homes
 from scaling.study.open import Study
@@ -171,7 +172,7 @@ def prepare_homes(folder: Path) -> list[Path]:
     study.folder.mkdir(parents=True)
     prepared = prepare(study.config.data, folder / "runs")
     runs = expand(study.config, study.family, prepared.data)
-    write_homes(study, runs, prepared, write_reference(prepared, 100, study.folder))
+    write_homes(study, runs, prepared, write_reference(prepared, 100, StudyFolder(study.folder)))
     return [study.folder / run.name for run in runs]
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from models.trigflow import SIGMA_DATA, T_MAX
-from scaling.sampling.samplers import edm_times, sample_student, sample_teacher, teacher_evaluations
+from scaling.sampling.evaluations import teacher_evaluations
+from scaling.sampling.samplers import edm_times, sample_student, sample_teacher
 
 S = 0.3
 

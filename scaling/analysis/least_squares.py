@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import chdtrc, fdtrc  # of scipy.stats too, which takes a second to import
 
 from scaling.analysis.uncertainty import Estimates, FloatArray
 
@@ -39,4 +39,4 @@ def misfit(estimates: Estimates, design: FloatArray) -> Misfit:
     if dof < 1:
         return Misfit(chi2, dof, None)
     known = np.isinf(estimates.dof)
-    return Misfit(chi2, dof, float(stats.chi2.sf(chi2, dof) if known else stats.f.sf(chi2 / dof, dof, estimates.dof)))
+    return Misfit(chi2, dof, float(chdtrc(dof, chi2) if known else fdtrc(dof, estimates.dof, chi2 / dof)))

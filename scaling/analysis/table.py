@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_pipeline.errors import UserError
+from scaling.run.home import RunHome
+from scaling.run.schemas import RunScores
 
 TEACHER = "teacher"
 LABELS = {"teacher": "Teacher", "scd": "sCD", "sct": "sCT", "scd+vsd": "sCD+VSD"}
@@ -39,50 +39,21 @@ class Row:
     replicates: npt.NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
 
-class StepScore(BaseModel):
-    """The distance of one run's samples drawn in `steps` steps."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-    steps: int = Field(gt=0)
-    nfe: int = Field(gt=0)
-    fd: float = Field(gt=0)
-    replicates: tuple[float, ...] = ()
-
-
-class RunScores(BaseModel):
-    """The scores.json of one run: who it is, what it cost, its metric with N and floor, and its distances."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-    study: str
-    run: str
-    method: str
-    size: str
-    seed: int
-    parameters: int = Field(gt=0)
-    macs: float = Field(gt=0)
-    metric: str
-    n: int = Field(gt=0)
-    floor: float = Field(gt=0)
-    untrained: float | None = None
-    scores: tuple[StepScore, ...] = Field(min_length=1)
-
-    def rows(self) -> list[Row]:
-        """The run's distances, one row for each number of steps."""
-        return [
-            Row(
-                method=self.method,
-                steps=score.steps,
-                nfe=score.nfe,
-                size=self.size,
-                seed=self.seed,
-                macs=self.macs,
-                fd=score.fd,
-                replicates=np.asarray(score.replicates, dtype=np.float64) if len(score.replicates) > 1 else None,
-            )
-            for score in self.scores
-        ]
+def rows_of(scores: RunScores) -> list[Row]:
+    """The distances of one run, one row for each number of steps."""
+    return [
+        Row(
+            method=scores.method,
+            steps=score.steps,
+            nfe=score.nfe,
+            size=scores.size,
+            seed=scores.seed,
+            macs=scores.macs,
+            fd=score.fd,
+            replicates=np.asarray(score.replicates, dtype=np.float64) if len(score.replicates) > 1 else None,
+        )
+        for score in scores.scores
+    ]
 
 
 def method_label(method: str) -> str:
@@ -101,22 +72,6 @@ def curve_order(method: str, steps: int) -> tuple[int, str, int]:
     return (known.index(method) if method in known else len(known), method, steps)
 
 
-def read_scores(path: Path) -> RunScores:
-    """Read one scores.json.
-
-    Raises TableError naming the file, the key and the value when the file is not such a record.
-    """
-    try:
-        return RunScores.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TableError(f"{path}: cannot be read as JSON ({error}); run the evaluation again") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        value = f" (got {first['input']!r:.80})" if first["type"] != "missing" else ""
-        raise TableError(f"{path}: {key}: {first['msg']}{value}; run the evaluation again") from error
-
-
 def check_comparable(scores: Sequence[RunScores]) -> None:
     """Raise TableError unless all scores share one metric and one N; distances of different N must not be compared."""
     for other in scores[1:]:
@@ -129,15 +84,16 @@ def check_comparable(scores: Sequence[RunScores]) -> None:
 
 
 def load_scores(study: Path) -> list[Row]:
-    """The rows of every run under the folder of a study that has a scores.json.
+    """The rows of every run under the folder of a study that is done.
 
-    Raises TableError when there is none, when one is malformed, or when metric or N differ between runs.
+    Raises TableError when there is none or when metric or N differ between runs, DamagedError for a damaged file.
     """
-    scores = [read_scores(path) for path in sorted(study.glob("*/scores.json"))]
+    homes = [RunHome(path.parent) for path in sorted(study.glob("*/scores.json"))]
+    scores = [found for home in homes if (found := home.read_scores()) is not None]
     if not scores:
         raise TableError(f"{study}: no run has a scores.json yet; run the study first")
     check_comparable(scores)
-    return [row for run in scores for row in run.rows()]
+    return [row for run in scores for row in rows_of(run)]
 
 
 def check_rows(rows: Iterable[Row]) -> None:

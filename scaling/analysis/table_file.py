@@ -69,8 +69,7 @@ def load_table(path: Path) -> list[Row]:
         TableError: names file, line, column and value of the first fault.
     """
     lines = _lines(path)
-    separator = _separator(lines)
-    records = _records(path, csv.reader(lines, delimiter=separator, strict=True))
+    records = _records(path, lines)
     number, names = next(records, (1, []))
     header = _header(f"{path}, line {number}", names)
     rows: list[Row] = []
@@ -111,9 +110,9 @@ def _separator(lines: Sequence[str]) -> str:
     return max(SEPARATORS, key=lambda separator: sum(_plain(name) in SYNONYMS for name in first.split(separator)))
 
 
-def _records(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line number and stripped values of every row that is not blank."""
-    number = 0
+    reader, number = csv.reader(lines, delimiter=_separator(lines), strict=True), 0
     try:
         for values in reader:
             number = reader.line_num

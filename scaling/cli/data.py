@@ -21,7 +21,8 @@ def data_pack(
     """Encode images and write them as shards."""
     from data_pipeline.images import load_images
     from data_pipeline.labels import describe_classes
-    from scaling.data.sources import known_encoder, pack_images
+    from scaling.config.encoders import known_encoder
+    from scaling.data.sources import pack_images
 
     chosen = known_encoder(encoder, "--encoder")
     found = load_images(images)

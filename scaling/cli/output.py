@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-NO_WIDTH = 100_000  # columns
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 
@@ -19,7 +18,12 @@ def show(tables: Any, content: Any, as_json: bool) -> None:
         return
     from rich.console import Console
 
+    from scaling.tables import NO_WIDTH, least_width, records
+
     # Only a terminal has a width: what goes to a file or a pipe is not broken into lines.
     console = Console() if sys.stdout.isatty() else Console(width=NO_WIDTH)
     for each in tables:
-        console.print(each, markup=False, highlight=False, emoji=False, soft_wrap=isinstance(each, str))
+        narrow = not isinstance(each, str) and least_width(each, console) > console.width
+        for part in records(each) if narrow else (each,):
+            text = isinstance(part, str)  # as it is; in tables markup is ours, and what comes from files is escaped
+            console.print(part, markup=not text, highlight=False, emoji=False, soft_wrap=narrow or text)

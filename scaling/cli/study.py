@@ -83,6 +83,8 @@ def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson 
 
     opened = open_study(study, overrides or [])
     states = status(opened.folder)
+    for problem in [problem for state in states for problem in state["damaged"]]:
+        print(f"warning: {problem}", file=sys.stderr)
     show([status_table(opened.config.name, states)], states, as_json)
 
 

@@ -50,16 +50,16 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         self._depth += 1
+        event: Any = self.peek_event()
+        line: int = event.start_mark.line
         if self._depth > MAX_DEPTH:
-            raise self._too_deep(self.peek_event().start_mark.line)
-        event = self.peek_event()
+            raise self._too_deep(line)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if node is not None and not isinstance(event, yaml.AliasEvent):
             self._measure(node)
         elif node is not None and id(node) not in self._extent:
-            line = event.start_mark.line + 1
-            raise Unreadable(f"line {line}: an alias stands inside what it names: write the values out")
+            raise Unreadable(f"line {line + 1}: an alias stands inside what it names: write the values out")
         return node
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:

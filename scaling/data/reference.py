@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,9 @@ from data_pipeline.files import write_bytes_atomic
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from scaling.data.sources import BATCH, Prepared
-from scaling.evaluation.score import REAL_GRID, balanced, real_statistics
+from scaling.evaluation.score import REAL_GRID, Real, balanced, real_statistics
+from scaling.run.home import StudyFolder, sound
+from scaling.run.samples import REAL, Samples, read_samples
 
 
 def read_images(shards: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -26,16 +27,21 @@ def read_images(shards: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(parts), reader.labels
 
 
-def write_reference(prepared: Prepared, samples: int, folder: Path) -> Path:
-    """Statistics of the real images, the floor at N = `samples`, and images for the report; made where missing."""
-    path = folder / f"reference-{prepared.data.content_sha256[:12]}-{prepared.data.held_out_sha256[:12]}-{samples}.npz"
-    if not path.exists():
-        train, _ = read_images(prepared.shards)
+def write_reference(prepared: Prepared, samples: int, folder: StudyFolder) -> Path:
+    """Statistics of the real images, the floor at N = `samples`, and images for the report.
+
+    Made where they are missing; a damaged file is set aside and made again.
+    """
+    data = prepared.data
+    path = folder.path / f"reference-{data.content_sha256[:12]}-{data.held_out_sha256[:12]}-{samples}.npz"
+    known = path.exists() and sound(path, lambda: Real.load(path, path.stem))
+    shown = folder.real.exists() and sound(folder.real, lambda: read_samples(folder.real, REAL))
+    if not known or not shown:
         held_out, labels = read_images(prepared.held_out)
-        real = real_statistics(train, held_out, labels, samples)
-        write_bytes_atomic(path, real.to_bytes())
-        grid = balanced(labels, REAL_GRID)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=held_out[grid], labels=labels[grid])
-        write_bytes_atomic(folder / "real.npz", buffer.getvalue())
+        if not known:
+            train, _ = read_images(prepared.shards)
+            write_bytes_atomic(path, real_statistics(train, held_out, labels, samples).to_bytes(path.stem))
+        if not shown:
+            grid = balanced(labels, REAL_GRID)
+            write_bytes_atomic(folder.real, Samples(held_out[grid], labels[grid], REAL).to_npz())
     return path

@@ -5,29 +5,36 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import RootModel
 
 from data_pipeline.fashion import load_fashion
-from data_pipeline.files import clear_partials, write_json_atomic
+from data_pipeline.files import clear_partials
 from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
-from models.encoders import ENCODERS, Encoder, get_encoder
+from models.encoders import Encoder, get_encoder
 from scaling.config.sections import Data
-from scaling.config.validation import ConfigError, nearest
+from scaling.run.home import read_model, sound, write_model
 from scaling.run.locks import locked
 from scaling.run.spec import RunData
 
 BATCH = 1000
-Notes = dict[Path, dict[str, list[int]]]  # file of a note -> size and time of each file that was verified
 PACKING_SECONDS = 600.0  # how long another study is waited for that packs the embedded images
+
+
+class Stamp(RootModel[dict[str, list[int]]]):
+    """Size in bytes and time of change of every file of a folder of shards that was verified."""
+
+
+Notes = dict[Path, Stamp]  # by the files that they are to be written to
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,6 @@ class Prepared:
     shards: Path
     held_out: Path
     data: RunData
-
-
-def known_encoder(name: str, key: str) -> Encoder:
-    """The encoder of that name; ConfigError names the `key` that it was given by and the nearest known."""
-    if name not in ENCODERS:
-        raise ConfigError(f"{key}: unknown encoder {name!r}; {nearest(name, sorted(ENCODERS))}")
-    return ENCODERS[name]
 
 
 def prepare(data: Data, folder: Path) -> Prepared:
@@ -128,9 +128,9 @@ def verify_changed(prepared: Prepared, folder: Path) -> Notes:
     notes: Notes = {}
     hashes = (prepared.data.content_sha256, prepared.data.held_out_sha256)
     for shards, content in zip((prepared.shards, prepared.held_out), hashes, strict=True):
-        state = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards.iterdir())}
+        state = Stamp({path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards.iterdir())})
         stamp = folder / "data" / f"verified-{content[:12]}.json"
-        if not stamp.exists() or json.loads(stamp.read_text()) != state:
+        if sound(stamp, partial(read_model, stamp, Stamp)) != state:
             verify(shards)
             notes[stamp] = state
     return notes
@@ -140,7 +140,7 @@ def note(notes: Notes) -> None:
     """Write down what was verified, so that the next launch need not."""
     for stamp, state in notes.items():
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(stamp, state)
+        write_model(stamp, state)
 
 
 def channel_statistics(encoder: Encoder, images: np.ndarray) -> tuple[list[float], list[float]]:

@@ -33,8 +33,8 @@ class Real:
     floor: float
     samples: int
 
-    def to_bytes(self) -> bytes:
-        """An .npz file."""
+    def to_bytes(self, name: str) -> bytes:
+        """An .npz file; its name stands in it, so that it cannot be taken for another's."""
         buffer = io.BytesIO()
         np.savez(
             buffer,
@@ -42,25 +42,29 @@ class Real:
             covariance=self.reference.covariance,
             floor=np.float64(self.floor),
             samples=np.int64(self.samples),
+            name=np.array(name),
         )
         return buffer.getvalue()
 
     @classmethod
-    def load(cls, path: Path) -> Real:
-        """Read what `to_bytes` wrote.
+    def load(cls, path: Path, name: str | None = None) -> Real:
+        """Read what `to_bytes` wrote, under that name if one is given.
 
         Raises:
             DataError: it is no such file, or its numbers cannot be those of real images; names file and remedy.
         """
         try:
-            mean, covariance, floor, samples = load_arrays(path, "mean", "covariance", "floor", "samples")
+            keys = ("mean", "covariance", "floor", "samples", "name")
+            mean, covariance, floor, samples, said = load_arrays(path, *keys)
             reference = Reference(mean, covariance)
             reference.distance_to(np.zeros(FEATURES), np.eye(FEATURES))  # D, and an indefinite covariance
             if floor.shape or samples.shape or not 0 <= floor < np.inf or not samples >= 1:
                 raise ValueError(f"the floor is {floor} at N = {samples}")
+            if name is not None and str(said) != name:
+                raise ValueError(f"it is {str(said)!r:.80}")
         except (DataError, ValueError, TypeError) as error:
             raise DataError(
-                f"{path}: is not a whole file of real statistics ({error}): delete it and run again"
+                f"{path}: is not a whole file of real statistics ({error}): delete it, then launch again"
             ) from error
         return cls(reference, float(floor), int(samples))
 

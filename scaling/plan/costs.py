@@ -5,22 +5,14 @@ MACs count a multiply-add once; FLOPs are twice the MACs. Counted are convolutio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
-
-import torch
-from torch.utils.flop_counter import flop_registry
+from dataclasses import dataclass
 
 from models.encoders import get_encoder
 from models.network import NetworkConfig
-from models.trigflow import TrigFlowNet
+from models.shape import count_macs, count_parameters
 from scaling.config.sections import Method, StudentRecipe
-from scaling.plan.memory.device import shapes
-from scaling.plan.meta.shapes import ShapesOnly, run
 from scaling.run.spec import RunSpec
-from scaling.sampling.generate import sampler_steps
+from scaling.sampling.evaluations import sampler_steps
 
 # FLOP/s that one CPU core of 2022 was seen to give a small U-Net; only ratios of estimates matter.
 CORE_FLOPS = 6e10
@@ -68,46 +60,8 @@ class Cost:
 
 
 def count(network: NetworkConfig) -> Counts:
-    """Parameters, and MACs from the two counts that serve every width of a family.
-
-    Every width is a multiple of model_channels, so the MACs of a layer grow with it or with its square: two counts give
-    both factors, exactly. The guidance input adds one linear layer on one vector a sample: as many MACs as weights.
-    """
-    widths = network.widths
-    added = widths[0] * max(widths) if network.guidance else 0
-    unit = 2 * network.head_channels  # divides into heads, and into a time embedding, at every level
-    shape = replace(network, guidance=False, model_channels=unit)
-    once, twice = _forward_macs(shape), _forward_macs(replace(shape, model_channels=2 * unit))
-    width = network.model_channels
-    square, linear = (twice - 2 * once) * width * width, (4 * once - twice) * unit * width
-    return Counts(sum(shapes(network).elements), (square + linear) // (2 * unit * unit) + added)
-
-
-@lru_cache
-def _forward_macs(network: NetworkConfig) -> int:
-    with torch.device("meta"), ShapesOnly():
-        net = TrigFlowNet(network)
-        x = torch.empty(1, network.latent_channels, network.resolution, network.resolution)
-        t, labels = torch.empty(1), torch.zeros(1, dtype=torch.int64)
-    with _MultiplyAdds() as counted, torch.no_grad():
-        net(x, t, labels)
-    return counted.total
-
-
-class _MultiplyAdds(ShapesOnly):
-    """Counts multiply-adds as `count_macs` does, by the formulas of torch's FlopCounterMode, which takes far longer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = run(func, args, kwargs or {})
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out) // 2
-        return out
+    """Parameters and multiply-adds of one network."""
+    return Counts(count_parameters(network), count_macs(network))
 
 
 def step_forwards(method: Method, *, guided: bool, checkpointing: bool) -> int:

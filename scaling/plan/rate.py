@@ -10,8 +10,9 @@ from typing import Any
 from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import Accelerator
 from scaling.plan.costs import cost
+from scaling.run.home import RunHome
+from scaling.run.metrics import read_metrics
 from scaling.run.spec import load_run
-from scaling.training.observe.metrics import read_metrics
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ def measured_rate(accelerator: Accelerator, precision: str, path: Path) -> Rate:
     The median over the lines of metrics.jsonl but the first, which holds the start; per device of the run. Raises
     ConfigError where there is no such run, where it is too short, and where it was faster than the accelerator's peak.
     """
-    home = path if path.is_dir() else path.parent
-    if not (home / "config.yaml").exists():
+    home = RunHome(path if path.is_dir() else path.parent)
+    if not home.config.exists():
         raise ConfigError(f"--measured {path}: is no run: name the folder of a run, or the metrics.jsonl in it")
-    run = load_run(home)
+    run = load_run(home.path)
     work = cost(run.spec, checkpointing=run.launch.activation_checkpointing)
-    speed = _images_per_second(home / "metrics.jsonl" if path.is_dir() else path) / run.launch.devices
+    speed = _images_per_second(home.metrics if path.is_dir() else path) / run.launch.devices
     flops = speed * work.train_flops / work.images
     peak = accelerator.peak_flops[precision]
     if flops > peak:
@@ -60,17 +61,13 @@ def measured_rate(accelerator: Accelerator, precision: str, path: Path) -> Rate:
 def _images_per_second(path: Path) -> float:
     if not path.exists():
         raise ConfigError(f"--measured: {path}: no such file: name a run's folder or its metrics.jsonl")
-    speeds = [_speed(path, line) for line in _lines(path)[1:]]
+    lines, damaged = read_metrics(path)
+    if damaged and not lines:
+        raise ConfigError(f"--measured: {path}: is not the metrics.jsonl of a run: not one of {damaged} lines is")
+    speeds = [_speed(path, line) for line in lines[1:]]
     if not speeds or (median := statistics.median(speeds)) <= 0:
         raise ConfigError(f"--measured: {path}: needs two lines at least with images_per_second: train longer")
     return median
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return read_metrics(path)
-    except ValueError as error:
-        raise ConfigError(f"--measured: {path}: is not the metrics.jsonl of a run: {error}") from error
 
 
 def _speed(path: Path, line: Any) -> float:

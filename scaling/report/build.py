@@ -12,12 +12,13 @@ import jinja2
 
 from data_pipeline.files import clear_partials, write_bytes_atomic
 from scaling.analysis.summary import Analysis, analyse, show
-from scaling.analysis.table import TEACHER, TableError, curve_label, method_label
+from scaling.analysis.table import TEACHER, TableError, curve_label, method_label, rows_of
 from scaling.report.findings import caveats, checks, metric_label, probability, summarise
 from scaling.report.pictures import Picture, draw_pictures
-from scaling.report.record import Environment, Record, ReportError, RunRecord, read_study
+from scaling.report.record import Record, ReportError, RunRecord, read_study
 from scaling.report.style import quantity
 from scaling.run.locks import locked
+from scaling.run.schemas import Environment
 
 PATIENCE_SECONDS = 60.0  # with another process that writes the report of the same study
 
@@ -36,7 +37,7 @@ def build_report(study_folder: Path) -> Path:
     """
     record = read_study(study_folder)
     try:
-        analysis = analyse([row for run in record.scores for row in run.rows()]) if record.scores else None
+        analysis = analyse([row for run in record.scores for row in rows_of(run)]) if record.scores else None
     except TableError as error:
         raise ReportError(f"{study_folder}: {error}") from error
     pictures = draw_pictures(record, analysis)

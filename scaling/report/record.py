@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipeline.errors import UserError
-from scaling.analysis.table import RunScores, TableError, check_comparable, curve_order, read_scores
+from scaling.analysis.table import TableError, check_comparable, curve_order
+from scaling.run.home import AGAIN, DamagedError, RunHome, StudyFolder
+from scaling.run.metrics import Metrics, read_metrics
+from scaling.run.samples import REAL, Samples, maker, read_samples
+from scaling.run.schemas import Environment, RunScores, Timings
 
-M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 FloatArray = npt.NDArray[np.float64]
 
 
 class ReportError(UserError):
     """No report can be made of this folder; the message names the file, what is wrong and the remedy."""
-
-
-class Environment(BaseModel):
-    """environment.json of a study: what was run, with what, on what, and how long it took (seconds)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    study: str
-    started: str | None = None
-    commit: str | None = None
-    command: str | None = None
-    versions: dict[str, str] = {}
-    machine: dict[str, Any] = {}
-    seeds: tuple[int, ...] = ()
-    stages: dict[str, float] = {}
-    wall_seconds: float | None = None
-    data: dict[str, Any] = {}
-
-
-class Timings(BaseModel):
-    """timings.json of a run: seconds of each stage, peak memory in bytes, threads."""
-
-    model_config = ConfigDict(frozen=True)
-
-    train: float | None = None
-    sample: float | None = None
-    evaluate: float | None = None
-    peak_memory_bytes: float | None = None
-    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,55 +68,70 @@ class Record:
 
 
 def read_study(folder: Path) -> Record:
-    """Read the folder of a study.
+    """Read the folder of a study: the runs of its last launch; those of earlier configurations are named as left out.
 
-    Raises ReportError when there is no run in it, or when a file that is there does not hold what it should.
+    A damaged file of a run is as if it were missing, and said. Raises ReportError when there is no run in it, and
+    DamagedError when what was launched cannot be read.
     """
     if not folder.is_dir():
         raise ReportError(f"{folder}: no such folder; run the study first")
-    missing: list[str] = []
-    homes = [path for path in sorted(folder.iterdir()) if (path / "config.yaml").is_file() or _scores(path).is_file()]
+    study, missing = StudyFolder(folder), list[str]()
+    homes = [home for home in study.homes() if home.path.is_dir()]
     if not homes:
         raise ReportError(f"{folder}: no run has left anything here; run the study first")
+    runs = [_read_run(home, missing) for home in homes]
     try:
-        runs = [_read_run(home, missing) for home in homes]
         check_comparable([run.scores for run in runs if run.scores is not None])
     except TableError as error:
         raise ReportError(str(error)) from error
-    environment = _read_model(folder / "environment.json", Environment, missing)
-    real = _read_images(folder / "real.npz") if (folder / "real.npz").is_file() else None
+    environment = _tolerant(study.read_environment, missing)
+    real = _tolerant(lambda: read_samples(study.real, REAL), missing) if study.real.exists() else None
     if real is None:
         missing.append("real.npz: no real images to stand beside the samples")
+    missing.extend(_left_out(folder, {home.name for home in homes}))
     sizes = _order_sizes(runs)
     runs.sort(key=lambda run: (*curve_order(run.method, 0), sizes.index(run.size), run.seed or 0, run.name))
-    name = environment.study if environment else folder.resolve().name
-    return Record(name, environment, tuple(runs), sizes, real, tuple(missing))
+    name = (environment.study if environment else None) or folder.resolve().name
+    return Record(name, environment, tuple(runs), sizes, real and _images(real), tuple(missing))
 
 
-def _scores(home: Path) -> Path:
-    return home / "scores.json"
+def _tolerant(read: Callable[[], T | None], missing: list[str]) -> T | None:
+    """What `read` finds; None where it is damaged, which is noted."""
+    try:
+        return read()
+    except UserError as error:
+        missing.append(str(error))
+        return None
 
 
-def _read_run(home: Path, missing: list[str]) -> RunRecord:
-    scores = read_scores(_scores(home)) if _scores(home).is_file() else None
+def _left_out(folder: Path, launched: set[str]) -> Iterator[str]:
+    """A note on the runs of earlier configurations, which the last launch did not ask for."""
+    others = sorted(path.parent.name for path in folder.glob("*/config.yaml") if path.parent.name not in launched)
+    if others:
+        yield f"{len(others)} runs of an earlier configuration are kept and left out here: {', '.join(others)}"
+
+
+def _read_run(home: RunHome, missing: list[str]) -> RunRecord:
+    scores = _tolerant(home.read_scores, missing)
     # The folder of a run is METHOD-SIZE-HASH; a run without scores has no other name tag here.
     method, _, rest = home.name.partition("-")
     size = rest.rpartition("-")[0] or rest
-    samples = {}
-    for path in sorted((home / "samples").glob("steps-*.npz")):
-        steps = path.stem.removeprefix("steps-")
-        if steps.isdecimal():
-            samples[int(steps)] = _read_images(path)
-    config = home / "config.yaml"
+    read = {
+        n: _tolerant(partial(read_samples, path, maker(home.name, n)), missing) for n, path in home.sampled().items()
+    }
+    samples = {steps: _images(found) for steps, found in read.items() if found is not None}
+    metrics = read_metrics(home.metrics)
+    if metrics.damaged:
+        missing.append(f"{home.metrics}: {metrics.damaged} damaged lines")
     run = RunRecord(
         name=home.name,
         method=scores.method if scores else method,
         size=scores.size if scores else size,
         seed=scores.seed if scores else None,
         scores=scores,
-        metrics=_read_metrics(home / "metrics.jsonl"),
-        timings=_read_model(home / "timings.json", Timings, []),
-        config=config.read_text(encoding="utf-8") if config.is_file() else None,
+        metrics=_columns(metrics),
+        timings=_tolerant(home.read_timings, missing),
+        config=_tolerant(partial(_text, home.config), missing),
         samples=samples,
     )
     parts = {"scores": scores, "training metrics": run.metrics, "timings": run.timings, "samples": samples}
@@ -153,55 +141,27 @@ def _read_run(home: Path, missing: list[str]) -> RunRecord:
     return run
 
 
-def _read_model(path: Path, model: type[M], missing: list[str]) -> M | None:
-    if not path.is_file():
-        missing.append(f"{path.name}: not written yet")
-        return None
+def _text(path: Path) -> str | None:
     try:
-        return model.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise ReportError(f"{path}: {key}: {first['msg']}; launch the study again to rewrite it") from error
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{path}: is no text: {error}; {AGAIN}") from None
 
 
-def _read_metrics(path: Path) -> dict[str, FloatArray]:
-    """The logged values by key, in order of step; after a resume the later line of a step counts."""
-    if not path.is_file():
-        return {}
-    lines: dict[float, dict[str, Any]] = {}
-    text = path.read_text(encoding="utf-8", errors="replace")
-    # What follows the last newline is a line that a killed run did not finish.
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
-        try:
-            entry = json.loads(line)
-            lines[entry["step"]] = entry
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ReportError(f"{path}, line {number}: {line[:80]!r} is not a JSON object with a step") from error
-    ordered = [lines[step] for step in sorted(lines)]
-    keys = {key for entry in ordered for key in entry}
-    return {key: np.array([_number(entry.get(key)) for entry in ordered]) for key in sorted(keys)}
+def _columns(metrics: Metrics) -> dict[str, FloatArray]:
+    """The logged values by key, in order of step; NaN where a line has none."""
+    keys = {key for entry in metrics.lines for key in entry}
+    return {key: np.array([_number(entry.get(key)) for entry in metrics.lines]) for key in sorted(keys)}
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+def _number(value: int | float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
-def _read_images(path: Path) -> Images:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ReportError(f"{path}: cannot be read as arrays images and labels ({error}); sample again") from error
-    if images.ndim == 4 and images.shape[-1] == 1:
-        images = images[..., 0]
-    grey, colour = images.ndim == 3, images.ndim == 4 and images.shape[-1] == 3
-    if images.dtype != np.uint8 or not (grey or colour) or labels.shape != images.shape[:1]:
-        raise ReportError(
-            f"{path}: images {images.dtype}{list(images.shape)}, labels {list(labels.shape)}; "
-            "expected uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3] and [N]"
-        )
-    return Images(images, labels)
+def _images(samples: Samples) -> Images:
+    """Grey images without their channel."""
+    grey = samples.images.shape[-1] == 1
+    return Images(samples.images[..., 0] if grey else samples.images, samples.labels)
 
 
 def _order_sizes(runs: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from scaling.config.sections import (
     VsdRecipe,
 )
 from scaling.config.validation import ConfigError, Section, read_yaml, validate
+from scaling.run.home import RunHome
 
 
 class RunData(Section):
@@ -102,7 +103,7 @@ def dump_run(run: RunFile) -> str:
 
 def load_run(home: Path) -> RunFile:
     """Read a run's config.yaml. ConfigError names the file, and says so if it was edited after the run was planned."""
-    path = home / "config.yaml"
+    path = RunHome(home).config
     run = validate(RunFile, read_yaml(path), str(path))
     if run.spec.identity() != run.identity:
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from functools import partial
 
@@ -17,15 +16,7 @@ from scaling.errors import Interrupted
 from scaling.methods.guidance import Network, guided
 from scaling.run.randomness import derive_seed, normals
 from scaling.run.spec import RunSpec
-from scaling.sampling.samplers import Velocity, sample_student, sample_teacher, teacher_evaluations
-
-
-def sampler_steps(spec: RunSpec) -> dict[int, int]:
-    """The numbers of steps a run is sampled with, and the network evaluations (NFE) of each."""
-    if spec.method == "teacher":
-        sampling = spec.sampling
-        return {sampling.teacher_steps: teacher_evaluations(sampling.teacher_steps, sampling.teacher_guidance)}
-    return {steps: steps for steps in spec.sampling.student_steps}
+from scaling.sampling.samplers import Velocity, sample_student, sample_teacher
 
 
 def sample_labels(first: int, count: int, classes: int) -> Tensor:
@@ -100,10 +91,3 @@ def untrained(spec: RunSpec, steps: int, count: int, device: torch.device) -> np
         return torch.zeros_like(x)
 
     return generate(spec, zero, steps, count, device)[0]
-
-
-def to_npz(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """An .npz file with arrays `images` and `labels`."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images, labels=labels)
-    return buffer.getvalue()

@@ -60,8 +60,3 @@ def sample_student(f: Velocity, noise: Tensor, renoise: Tensor, steps: int, inte
         t = torch.tensor(intermediate_t, dtype=torch.float64)
         sample = jump(t.cos().item() * sample + t.sin().item() * renoise, intermediate_t)
     return sample
-
-
-def teacher_evaluations(steps: int, guidance: float = 1.0) -> int:
-    """NFE of `sample_teacher`: a guided evaluation counts as two."""
-    return (2 * steps - 1) * (1 if guidance == 1 else 2)

@@ -13,9 +13,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from data_pipeline.text import printable
 from scaling.plan.costs import seconds_estimate
+from scaling.run.home import RunHome
+from scaling.run.metrics import read_metrics
 from scaling.run.spec import PlannedRun
 from scaling.study.open import Study
-from scaling.training.observe.metrics import read_metrics
 from slurm.local import JobEvent
 
 REFRESH_SECONDS = 1.0
@@ -26,16 +27,17 @@ class Display:
     """Follows the runs through their metrics.jsonl."""
 
     def __init__(self, console: Console, progress: Progress, study: Study, runs: Sequence[PlannedRun]) -> None:
-        self._console, self._progress, self._folder = console, progress, study.folder
+        self._console, self._progress = console, progress
+        self._homes = {run.name: RunHome(study.folder / run.name) for run in runs}
         self._specs = {run.name: run.spec for run in runs}
         self._costs = {run.name: seconds_estimate(run.spec) for run in runs}
-        done = sum(self._costs[name] for name in self._costs if (self._folder / name / "scores.json").exists())
-        self._finished_cost = done
+        finished = [name for name, home in self._homes.items() if home.is_done()]
+        self._finished_cost = done = sum(self._costs[name] for name in finished)
         self._total = progress.add_task("study", total=sum(self._costs.values()), note="")
         progress.update(self._total, completed=done)
         self._running: dict[str, TaskID] = {}
         self._drawn = self._printed = 0.0
-        self._count = sum((self._folder / name / "scores.json").exists() for name in self._costs)
+        self._count = len(finished)
 
     def on_event(self, event: JobEvent) -> None:
         """Take in what the launcher reports."""
@@ -57,7 +59,7 @@ class Display:
             self._progress.remove_task(self._running.pop(event.job))
         self._count += 1
         self._finished_cost += self._costs[event.job]
-        log = self._folder / event.job / "log.txt"
+        log = self._homes[event.job].log
         remedy = f": see {log}" if event.state.name == "FAILED" else ""
         place = f"{event.seconds:.0f} s, {self._count} of {len(self._costs)}"
         line = f"{event.state.name.lower():9} {event.job} ({place}){remedy}"
@@ -69,10 +71,10 @@ class Display:
         running_cost = 0.0
         speak = not self._console.is_terminal and time.monotonic() - self._printed > LINE_SECONDS
         for name, task in self._running.items():
-            metrics = read_metrics(self._folder / name / "metrics.jsonl")
-            if not metrics:
+            lines = read_metrics(self._homes[name].metrics).lines
+            if not lines:
                 continue
-            last, steps = metrics[-1], self._specs[name].recipe.steps
+            last, steps = lines[-1], self._specs[name].recipe.steps
             running_cost += self._costs[name] * min(1.0, last["step"] / steps)
             note = _note(last, steps)
             self._progress.update(task, completed=last["step"], note=note)
@@ -88,7 +90,7 @@ def _note(last: dict[str, Any], steps: int) -> str:
         return "sampling and evaluating"
     loss = "not finite" if last["loss"] is None else f"{last['loss']:.4f}"
     speed = last["images_per_second"]
-    left = (steps - last["step"]) * last["images"] / last["step"] / speed if speed else float("nan")
+    left = (steps - last["step"]) * last.get("images", 0) / last["step"] / speed if speed else float("nan")
     return f"step {last['step']}/{steps}, {speed:.0f} images/s, loss {loss}, {left:.0f} s left"
 
 

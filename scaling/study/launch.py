@@ -12,6 +12,7 @@ from models.family import Family
 from scaling.config.sections import Launch
 from scaling.config.study import StudyConfig
 from scaling.data.sources import Prepared
+from scaling.run.home import RunHome, clear_way
 from scaling.run.spec import PlannedRun, RunFile, dump_run
 from scaling.study.open import Study
 from scaling.training.sharding.placement import strategy_of
@@ -50,8 +51,10 @@ def worker_environment(threads: int) -> dict[str, str]:
 def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, reference: Path) -> None:
     """The home folder of each run with its config.yaml."""
     for run in runs:
-        home = study.folder / run.name
-        home.mkdir(exist_ok=True)
+        home = RunHome(study.folder / run.name)
+        home.path.mkdir(exist_ok=True)
+        for path in (home.config, home.log):
+            clear_way(path)
         content = RunFile(
             study=study.config.name,
             identity=run.spec.identity(),
@@ -62,4 +65,4 @@ def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, re
             weights=run.weights.resolve() if run.weights else None,
             launch=launch_of(study.config, study.family, run.spec.size),
         )
-        write_text_atomic(home / "config.yaml", dump_run(content))
+        write_text_atomic(home.config, dump_run(content))

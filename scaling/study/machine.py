@@ -9,30 +9,33 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from scaling.config.study import StudyConfig
-    from scaling.data.sources import Prepared
+from scaling.config.study import StudyConfig
+from scaling.data.sources import Prepared
+from scaling.run.schemas import Environment
 
 OPTIONAL = ("triton", "deepspeed", "submitit")
 PACKAGES = ("torch", "numpy", "scipy", "pydantic", "safetensors", "webdataset", "matplotlib")
 
 
-def describe_launch(config: StudyConfig, prepared: Prepared, device: torch.device, command: str) -> dict[str, Any]:
-    """Facts about this launch, for environment.json."""
-    return {
+def describe_launch(
+    before: Environment, config: StudyConfig, prepared: Prepared, device: torch.device, command: str
+) -> Environment:
+    """What environment.json held before, with the facts of this launch; the start of the first launch stays."""
+    facts = {
         "study": config.name,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": before.started or datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "command": command,
         "versions": versions(),
         "machine": machine(device),
-        "seeds": list(config.seeds),
+        "seeds": config.seeds,
         "data": {"dataset": config.data.source, **prepared.data.model_dump()},
     }
+    return before.model_copy(update=facts)
 
 
 def versions() -> dict[str, str]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.family import Family
+from scaling.config.encoders import known_encoder
 from scaling.config.families import load_family
 from scaling.config.study import StudyConfig, load_study
 from scaling.config.validation import ConfigError, nearest
-from scaling.data.sources import known_encoder
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.files import clear_partials, write_json_atomic
+from data_pipeline.files import clear_partials
 from scaling.data.reference import write_reference
 from scaling.data.sources import locate, note, verify_changed
 from scaling.plan.costs import seconds_estimate
+from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
+from scaling.run.home import RunHome, StudyFolder, write_model
 from scaling.run.locks import locked
+from scaling.run.schemas import Environment, StudyRuns
 from scaling.run.spec import PlannedRun
 from scaling.study.checks import check_fit, check_launch, check_runnable, check_samples
 from scaling.study.expand import expand
 from scaling.study.launch import worker_environment, workers, write_homes
 from scaling.study.machine import describe_launch
 from scaling.study.open import Study
-from scaling.study.stages import Stages
 from scaling.training.checkpoints.files import steps_in
 from scaling.weights.teacher import verify_weights
 from scaling.work.stopping import EXIT_AGAIN
@@ -54,22 +56,22 @@ def run_study(study: Study, command: str) -> int:
     check_samples(study, prepared)
     runs = expand(study.config, study.family, prepared.data)
     seconds = time.monotonic() - start
-    folder = study.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock"):
-        clear_partials(folder)
-        stages = Stages(folder)
-        stages.add("data", seconds)
+    folder = StudyFolder(study.folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.lock):
+        clear_partials(folder.path)
+        clock = Clock(folder.environment, Environment)
+        clock.add("data", seconds)
         note(notes)
-        with stages.stage("data"):
+        with clock.stage("data"):
             reference = write_reference(prepared, study.config.evaluation.samples, folder)
-        stages.describe(describe_launch(study.config, prepared, device, command))
+        clock.start(describe_launch(clock.content, study.config, prepared, device, command))
         write_homes(study, runs, prepared, reference)
-        write_json_atomic(folder / "study.json", {"runs": [run.name for run in runs]})
-        with stages.stage("runs"), open_display(study, runs) as display:
+        write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))
+        with clock.stage("runs"), open_display(study, runs) as display:
             results = launch(study, runs, device.type, display)
-        with stages.stage("report"):
-            report = build_report(folder)
+        with clock.stage("report"):
+            report = build_report(folder.path)
         log.info("report: %s", report)
         return exit_code(results)
 
@@ -79,13 +81,14 @@ def launch(study: Study, runs: Sequence[PlannedRun], device: str, display: Any) 
 
     Stopped by a signal it says what is saved before it raises Stopped.
     """
-    pending = [run for run in runs if not (study.folder / run.name / "scores.json").exists()]
+    homes = {run.name: StudyFolder(study.folder).home(run.name) for run in runs}
+    pending = [run for run in runs if not homes[run.name].is_done()]
     names = {run.name for run in pending}
     jobs = [
         Job(
             name=run.name,
-            command=(*COMMAND, str(study.folder / run.name)),
-            log=study.folder / run.name / "log.txt",
+            command=(*COMMAND, str(homes[run.name].path)),
+            log=homes[run.name].log,
             parents=(run.parent.name(),) if run.parent and run.parent.name() in names else (),
             cost=seconds_estimate(run.spec),
         )
@@ -114,8 +117,9 @@ def launch(study: Study, runs: Sequence[PlannedRun], device: str, display: Any) 
 
 def saved_so_far(folder: Path, runs: Sequence[PlannedRun]) -> str:
     """A sentence: how many runs are done, and which step of each other one is on the disk."""
-    left = [run for run in runs if not (folder / run.name / "scores.json").exists()]
-    steps = [(run, steps_in(folder / run.name / "checkpoints")) for run in left]
+    homes = {run.name: RunHome(folder / run.name) for run in runs}
+    left = [run for run in runs if not homes[run.name].scores.exists()]
+    steps = [(run, steps_in(homes[run.name].checkpoints)) for run in left]
     begun = [f"{run.name} up to step {found[-1]} of {run.spec.recipe.steps}" for run, found in steps if found]
     saved = f"; saved: {', '.join(begun)}" if begun else ""
     others = "; of the others nothing yet" if len(begun) < len(left) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,34 +10,48 @@ from rich.markup import escape
 from rich.table import Table
 
 from scaling.config.validation import ConfigError
+from scaling.run.home import DamagedError, RunHome, StudyFolder
+from scaling.run.metrics import read_metrics
+from scaling.run.schemas import RunScores
 from scaling.run.spec import load_run
 from scaling.tables import table
-from scaling.training.observe.metrics import read_metrics
 
 STYLES = {"done": "green", "sampled": "cyan", "trained": "cyan", "training": "yellow", "waiting": "dim"}
 
 
 def status(folder: Path) -> list[dict[str, Any]]:
-    """One entry a run: run, state, step, steps, loss, scores by number of steps. ConfigError before any launch."""
-    path = folder / "study.json"
-    if not path.exists():
+    """One entry a run: run, state, step, steps, loss, scores by number of steps, damaged files in words.
+
+    Raises ConfigError before any launch, and for a run whose config.yaml cannot be read.
+    """
+    homes = StudyFolder(folder).homes()
+    if not homes:
         raise ConfigError(f"{folder}: no study was launched here: `trigscale study run` does that")
-    return [_state(folder / name) for name in json.loads(path.read_text(encoding="utf-8"))["runs"]]
+    return [_state(home) for home in homes]
 
 
-def _state(home: Path) -> dict[str, Any]:
-    steps = load_run(home).spec.recipe.steps
-    metrics = read_metrics(home / "metrics.jsonl")
-    last = metrics[-1] if metrics else {"step": 0, "loss": None}
-    entry = {"run": home.name, "state": "waiting", "step": last["step"], "steps": steps, "loss": last["loss"], "fd": {}}
-    if (home / "scores.json").exists():
-        scores = json.loads((home / "scores.json").read_text(encoding="utf-8"))["scores"]
-        return {**entry, "state": "done", "fd": {str(s["steps"]): s["fd"] for s in scores}}
-    if list(home.glob("samples/steps-*.npz")):
-        return {**entry, "state": "sampled"}
-    if metrics and last["step"] >= steps:
-        return {**entry, "state": "trained"}
-    return {**entry, "state": "training" if metrics else "waiting"}
+def _state(home: RunHome) -> dict[str, Any]:
+    steps = load_run(home.path).spec.recipe.steps
+    lines, bad = read_metrics(home.metrics)
+    last = lines[-1] if lines else {"step": 0, "loss": None}
+    damaged = [f"{home.metrics}: {bad} damaged lines, left out"] if bad else []
+    try:
+        scores = home.read_scores()
+    except DamagedError as error:
+        scores, damaged = None, [*damaged, str(error)]
+    state = _name_of(scores, bool(home.sampled()), len(lines), last["step"] >= steps)
+    fd = {str(score.steps): score.fd for score in scores.scores} if scores else {}
+    entry = {"run": home.name, "state": state, "step": last["step"], "steps": steps, "loss": last["loss"], "fd": fd}
+    return {**entry, "damaged": damaged}
+
+
+def _name_of(scores: RunScores | None, sampled: bool, lines: int, trained: bool) -> str:
+    """How far a run is, in a word."""
+    if scores is not None:
+        return "done"
+    if sampled:
+        return "sampled"
+    return ("trained" if trained else "training") if lines else "waiting"
 
 
 def status_table(name: str, states: Sequence[dict[str, Any]]) -> Table:

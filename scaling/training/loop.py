@@ -10,6 +10,7 @@ from pathlib import Path
 from data_pipeline.reader import LatentReader
 from scaling.config.sections import Launch
 from scaling.errors import Interrupted
+from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpointer, newest
 from scaling.training.checkpoints.files import settle
@@ -38,7 +39,7 @@ def train(
     Every rank of the run calls it. A run of no steps is what it starts from, saved at step 0. Raises Interrupted on
     all ranks, with the state saved, once `should_stop` says so on one; TrainingError after too many bad steps.
     """
-    steps, folder = spec.recipe.steps, home / "checkpoints"
+    steps, folder = spec.recipe.steps, RunHome(home).checkpoints
     found = newest(folder, spec.identity(), world)
     if found is not None and world.leads:
         settle(found.path)
@@ -58,7 +59,7 @@ def train(
             logged = last or trainer.step % launch.log_every == 0
             if logged:
                 session.log(report)
-            session.look()
+            session.observe()
             # Checkpoints fall on logged steps where they may, so that images/s is counted without a seam.
             if last or stop or (logged and "save" in report.wishes):
                 session.save()
@@ -80,9 +81,9 @@ class Session:
         trackers = open_trackers(launch, home, spec, trainer.step) if world.leads else []
         self.metrics = MetricsLog(home, trainer.step, spec.recipe.batch, trackers) if world.leads else None
         self.checkpoints = Checkpointer(
-            home / "checkpoints", world, keep=launch.checkpoint_keep, keep_steps=launch.checkpoint_keep_steps
+            RunHome(home).checkpoints, world, keep=launch.checkpoint_keep, keep_steps=launch.checkpoint_keep_steps
         )
-        self.snapshots = Checkpointer(home / "snapshots", world, keep=1, keep_steps=1)
+        self.snapshots = Checkpointer(RunHome(home).snapshots, world, keep=1, keep_steps=1)
         self.saved = time.monotonic()
 
     def __enter__(self) -> Session:
@@ -113,7 +114,7 @@ class Session:
         self.checkpoints.save(trainer.step, trainer.pieces(), trainer.metadata(), after=snapshot)
         self.saved = time.monotonic()
 
-    def look(self) -> None:
+    def observe(self) -> None:
         """Keep a snapshot of the averages and draw samples, where the step asks for it."""
         trainer, every = self.trainer, self.launch.ema_snapshot_steps
         if every and trainer.step % every == 0:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scaling.config.validation import ConfigError
+from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.checkpoint import Checkpoint
@@ -128,7 +129,7 @@ def reconstruct(home: Path, spec: RunSpec, sigma_rel: float, updates: int | None
 def _snapshots(home: Path, identity: str) -> dict[int, Checkpoint]:
     """The snapshots of the averages and the checkpoints of a run by the updates before them, in order."""
     paths: dict[int, Path] = {}
-    for folder in (home / "checkpoints", home / "snapshots"):  # of one step the latter, which is smaller
+    for folder in (RunHome(home).checkpoints, RunHome(home).snapshots):  # of one step the latter, which is smaller
         paths |= {step: checkpoint.path_of(folder, step) for step in checkpoint.steps_in(folder)}
     found: dict[int, Checkpoint] = {}
     for _, path in sorted(paths.items()):

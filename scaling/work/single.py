@@ -15,7 +15,8 @@ from data_pipeline.images import load_samples
 from scaling.config.validation import validate
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.run.spec import RunSpec
-from scaling.sampling.generate import generate, sampler_steps
+from scaling.sampling.evaluations import sampler_steps
+from scaling.sampling.generate import generate
 from scaling.training.checkpoints import checkpoint
 from scaling.weights.trained import load_network
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import os
 import resource
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from data_pipeline.arrays import load_arrays
-from data_pipeline.files import write_bytes_atomic, write_json_atomic
+from data_pipeline.files import write_bytes_atomic
 from data_pipeline.manifest import DataError
 from data_pipeline.reader import LatentReader
 from models.family import count_macs, count_parameters
 from scaling.config.sections import StudentRecipe
+from scaling.config.validation import ConfigError
 from scaling.evaluation.score import METRIC, Real, score
+from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
+from scaling.run.home import RunHome, sound, write_model
 from scaling.run.randomness import derive_seed
+from scaling.run.samples import Samples, maker, read_samples
+from scaling.run.schemas import RunScores, StepScore, Timings
 from scaling.run.spec import RunFile, load_run
-from scaling.sampling.generate import generate, sampler_steps, to_npz, untrained
+from scaling.sampling.evaluations import sampler_steps
+from scaling.sampling.generate import generate, untrained
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.checkpoints.files import CheckpointError
@@ -35,45 +38,44 @@ from scaling.weights.trained import load_network
 from scaling.work.stopping import StopRequest
 
 
-class Timings:
-    """Seconds of each stage over all launches of the run, kept in timings.json."""
+def run(folder: Path, stop: StopRequest) -> None:
+    """All stages of the run in `folder` that are not done yet; on several ranks, the first one's alone after training.
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._path = path
-        self._content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"threads": threads}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block, also when it is interrupted."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self._content[name] = round(self._content.get(name, 0.0) + time.monotonic() - start, 3)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            self._content["peak_memory_bytes"] = max(peak, self._content.get("peak_memory_bytes", 0))
-            write_json_atomic(self._path, self._content)
-
-
-def run(home: Path, stop: StopRequest) -> None:
-    """All stages of the run in `home` that are not done yet; on several ranks, the first one's alone after training."""
-    config = load_run(home)
-    if (home / "scores.json").exists():
+    Whoever calls it holds the run's lock. ConfigError where the folder is another run's.
+    """
+    config, home = load_run(folder), RunHome(folder)
+    if config.spec.name() != home.name:
+        raise ConfigError(f"{home.config}: is of run {config.spec.name()}: launch the study again to write it anew")
+    if os.environ.get("RANK", "0") == "0" and home.is_done():
         return None
     stop.within(config.launch.stop_seconds)
     torch.set_num_threads(config.launch.threads)
-    timings = Timings(home / "timings.json", config.launch.threads)
     with joined(pick_device(config.launch)) as world:
         if not world.leads:
-            return _train(config, home, world, stop)
-        with timings.stage("train"):
-            _train(config, home, world, stop)
-    final = checkpoint.load(checkpoint.path_of(home / "checkpoints", config.spec.recipe.steps))
-    with timings.stage("sample"):
-        _sample(config, home, final, world.device, stop)
-    with timings.stage("evaluate"):
-        _evaluate(config, home, world.device)
+            return _train(config, folder, world, stop)
+        home.clear_ways()
+        clock = Clock(home.timings, Timings)
+        clock.start(clock.content.model_copy(update={"threads": config.launch.threads}))
+        with _timed(clock, "train"):
+            _train(config, folder, world, stop)
+    final = checkpoint.load(checkpoint.path_of(home.checkpoints, config.spec.recipe.steps))
+    with _timed(clock, "sample"):
+        samples = _sample(config, home, final, world.device, stop)
+    with _timed(clock, "evaluate"):
+        _evaluate(config, home, samples, world.device)
     return None
+
+
+@contextmanager
+def _timed(clock: Clock[Timings], stage: str) -> Iterator[None]:
+    """Add the time of the block to the stage, and the most memory that the process ever took."""
+    with clock.stage(stage):
+        try:
+            yield
+        finally:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            known = clock.content.peak_memory_bytes or 0
+            clock.content = clock.content.model_copy(update={"peak_memory_bytes": max(peak, known)})
 
 
 def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None:
@@ -99,56 +101,56 @@ def _teacher(home: Path, profile: float) -> Origin:
     """The network of the teacher's last checkpoint; an earlier one would make another student."""
     spec = load_run(home).spec
     try:
-        found = checkpoint.load(checkpoint.path_of(home / "checkpoints", spec.recipe.steps))
+        found = checkpoint.load(checkpoint.path_of(RunHome(home).checkpoints, spec.recipe.steps))
         checkpoint.require(found, spec.identity())
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}. Or delete {home / 'scores.json'}, and the study launched again trains the teacher to its end"
+            f"{error}. Or delete {RunHome(home).scores}, and the study launched again trains the teacher to its end"
         ) from error
     return Origin(spec.network_config(), averaged_weights(found, profile))
 
 
-def _sample(config: RunFile, home: Path, final: Checkpoint, device: torch.device, stop: StopRequest) -> None:
-    (home / "samples").mkdir(exist_ok=True)
+def _sample(
+    config: RunFile, home: RunHome, final: Checkpoint, device: torch.device, stop: StopRequest
+) -> dict[int, Samples]:
+    """The samples by number of steps: those that are there and sound, and new ones for the rest."""
+    home.samples.mkdir(exist_ok=True)
     network = load_network(final, config.spec, device)
+    count, found = config.spec.evaluation.samples, {}
     for steps in sampler_steps(config.spec):
-        path = home / "samples" / f"steps-{steps}.npz"
-        if not path.exists():
-            samples = generate(config.spec, network, steps, config.spec.evaluation.samples, device, stop)
-            write_bytes_atomic(path, to_npz(*samples))
+        path, made_by = home.sample(steps), maker(home.name, steps)
+        there = sound(path, partial(read_samples, path, made_by)) if path.exists() else None
+        if there is None:
+            there = Samples(*generate(config.spec, network, steps, count, device, stop), made_by)
+            write_bytes_atomic(path, there.to_npz())
+        found[steps] = there
+    return found
 
 
-def _evaluate(config: RunFile, home: Path, device: torch.device) -> None:
-    spec, real = config.spec, Real.load(config.reference)
+def _evaluate(config: RunFile, home: RunHome, samples: Mapping[int, Samples], device: torch.device) -> None:
+    spec, real = config.spec, Real.load(config.reference, config.reference.stem)
     scores = []
     for steps, nfe in sampler_steps(spec).items():
-        images = _samples(home / "samples" / f"steps-{steps}.npz")
         seed = derive_seed(spec.identity(), "resample", steps)
-        scores.append({"steps": steps, "nfe": nfe, **score(images, real, spec.evaluation.resamples, seed)})
+        judged = score(samples[steps].images, real, spec.evaluation.resamples, seed)
+        scores.append(StepScore(steps=steps, nfe=nfe, **judged))
     blank = None
     if spec.method == "teacher":
         images = untrained(spec, spec.sampling.teacher_steps, real.samples, device)
         blank = score(images, real, 0, 0)["fd"]
     network = spec.network_config()
-    result = {
-        "study": config.study,
-        "run": spec.name(),
-        "method": spec.method,
-        "size": spec.size,
-        "seed": spec.seed,
-        "parameters": count_parameters(network),
-        "macs": count_macs(network),
-        "metric": METRIC,
-        "n": real.samples,
-        "floor": real.floor,
-        "untrained": blank,
-        "scores": scores,
-    }
-    write_json_atomic(home / "scores.json", result)
-
-
-def _samples(path: Path) -> np.ndarray:
-    try:
-        return load_arrays(path, "images")[0]
-    except DataError as error:
-        raise DataError(f"{error}: delete it and launch again") from error
+    result = RunScores(
+        study=config.study,
+        run=spec.name(),
+        method=spec.method,
+        size=spec.size,
+        seed=spec.seed,
+        parameters=count_parameters(network),
+        macs=count_macs(network),
+        metric=METRIC,
+        n=real.samples,
+        floor=real.floor,
+        untrained=blank,
+        scores=tuple(scores),
+    )
+    write_model(home.scores, result)

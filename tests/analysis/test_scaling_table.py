@@ -11,6 +11,7 @@ import pytest
 
 from scaling.analysis.table import Row, TableError, check_rows, load_scores
 from scaling.analysis.table_file import COLUMNS, PUBLISHED, load_table, resolve_table
+from scaling.run.home import DamagedError
 
 HEADER = "method,steps,nfe,size,macs,fd"
 SCORES: dict[str, Any] = {
@@ -75,7 +76,7 @@ def test_scores_of_another_metric_or_n_are_refused_by_run(tmp_path: Path, key: s
 )
 def test_malformed_scores_name_file_key_and_value(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = write_scores(tmp_path, **changes)
-    with pytest.raises(TableError, match=message) as caught:
+    with pytest.raises(DamagedError, match=message) as caught:
         load_scores(tmp_path)
     assert str(path) in str(caught.value)
 
@@ -83,10 +84,10 @@ def test_malformed_scores_name_file_key_and_value(tmp_path: Path, changes: dict[
 def test_missing_key_and_cut_file_are_named(tmp_path: Path) -> None:
     path = write_scores(tmp_path)
     path.write_text(json.dumps({key: value for key, value in SCORES.items() if key != "macs"}))
-    with pytest.raises(TableError, match="macs: Field required"):
+    with pytest.raises(DamagedError, match="macs: Field required"):
         load_scores(tmp_path)
     path.write_text(json.dumps(SCORES)[:-5])
-    with pytest.raises(TableError, match=r"scores\.json: cannot be read as JSON"):
+    with pytest.raises(DamagedError, match=r"scores\.json: the whole file: Invalid JSON"):
         load_scores(tmp_path)
 
 

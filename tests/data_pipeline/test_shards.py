@@ -135,12 +135,13 @@ def test_bad_sample_is_named_and_nothing_is_left(samples: Samples, tmp_path: Pat
 def test_class_names_change_the_manifest_alone(samples: Samples, shards: Path, tmp_path: Path) -> None:
     names = tuple("abcdefg")
     again = tmp_path / "named"
-    known = {"dataset": "test", "encoder": "none", "num_classes": CLASSES, "samples_per_shard": 10}
+    known: dict[str, Any] = {"dataset": "test", "encoder": "none", "num_classes": CLASSES, "samples_per_shard": 10}
     assert write_shards(samples, again, class_names=names, **known) == replace(Manifest.load(shards), class_names=names)
     assert Manifest.load(again).class_names == names
     for path in shards.iterdir():
         assert path.name == "manifest.json" or path.read_bytes() == (again / path.name).read_bytes(), path.name
     assert "class_names" not in (shards / "manifest.json").read_text()
+    bad: dict[str, Any]
     for bad in ({"dataset": "a\x1b[2J"}, {"class_names": [*"abcdef", "\n"]}):
         with pytest.raises(DataError, match="holds control characters"):
             write_shards(samples, tmp_path / "bad", **(known | bad))

@@ -20,6 +20,7 @@ def images(count: int, *shape: int) -> np.ndarray:
 
 REAL = Real(Reference(np.zeros(FEATURES), np.eye(FEATURES)), 0.5, 100)
 GOOD: dict[str, Any] = {"mean": np.zeros(64), "covariance": np.eye(64), "floor": np.float64(0.5), "samples": 100}
+GOOD["name"] = "r"
 BENT = np.where(np.arange(64 * 64).reshape(64, 64) == 1, 1.0, np.eye(64))
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a NaN in the mean": ({"mean": np.where(np.arange(64) == 3, np.nan, 0)}, "the mean holds NaN"),
@@ -36,7 +37,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def test_statistics_of_real_images_come_back(tmp_path: Path) -> None:
-    (tmp_path / "r.npz").write_bytes(REAL.to_bytes())
+    (tmp_path / "r.npz").write_bytes(REAL.to_bytes("r"))
     read = Real.load(tmp_path / "r.npz")
     assert (read.floor, read.samples) == (0.5, 100)
     np.testing.assert_array_equal(read.reference.covariance, np.eye(FEATURES))

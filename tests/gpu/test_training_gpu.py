@@ -11,9 +11,9 @@ import torch
 
 from data_pipeline.reader import LatentReader
 from scaling.config.sections import ConsistencyRecipe, Launch
+from scaling.run.metrics import read_metrics
 from scaling.training.checkpoints.checkpoint import Checkpointer, newest
 from scaling.training.loop import train
-from scaling.training.observe.metrics import read_metrics
 from scaling.training.sharding.world import World
 from scaling.training.start import Origin
 from scaling.training.trainer import Trainer
@@ -86,7 +86,7 @@ def test_compiled_blocks_compute_the_same(shards: Path, gpu: World) -> None:
 def test_the_loop_records_memory_and_a_profile(shards: Path, gpu: World, tmp_path: Path) -> None:
     launch = Launch(log_every=1, profile=(2, 3), memory_snapshot=True, grid_steps=3)
     train(SPEC, tmp_path, LatentReader(shards), None, launch, gpu, lambda: False)
-    lines = read_metrics(tmp_path / "metrics.jsonl")
+    lines = read_metrics(tmp_path / "metrics.jsonl").lines
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert all(line["memory_bytes"] > 0 and math.isfinite(line["loss"]) for line in lines)
     assert {path.suffix for path in (tmp_path / "profile").iterdir()} == {".gz", ".txt", ".pickle"}

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels.cases import SPECS
-from tests.kernels.faults import FAULTS, Fault, plant
+from tests.kernels.faults import CASES, FAULTS, Fault, plant
 from tests.kernels.judge import Path as Functions
 from tests.kernels.judge import judge_backward, judge_forward
 
@@ -17,7 +16,7 @@ PLACES = sorted({(fault.path, fault.case, fault.backward) for fault in FAULTS})
 
 def found(path: Functions, name: str, backward: bool) -> dict[str, float]:
     """The judge's ratios in float16."""
-    case = SPECS[name].draw(torch.float16, torch.device("cpu"))
+    case = CASES[name].draw(torch.float16, torch.device("cpu"))
     return judge_backward(path, case, ("both",)) if backward else judge_forward(path, case)
 
 

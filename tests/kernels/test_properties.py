@@ -18,7 +18,17 @@ Draw = Callable[..., Case]
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
-@pytest.fixture(params=routes("cpu"), ids=lambda route: f"{route[0]}-{label(route[1])}")
+ROUTES = [
+    pytest.param(
+        route,
+        marks=pytest.mark.nightly if route == ("triton", torch.float32) else (),
+        id=f"{route[0]}-{label(route[1])}",
+    )
+    for route in routes("cpu")
+]
+
+
+@pytest.fixture(params=ROUTES)
 def route(request: pytest.FixtureRequest) -> tuple[Path, torch.dtype]:
     """A path and a type."""
     return module(request.param[0]), request.param[1]

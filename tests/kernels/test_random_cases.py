@@ -13,7 +13,12 @@ from tests.kernels.cases import LAYOUTS, TANGENTS, Spec
 from tests.kernels.judge import judge_backward, judge_forward
 from tests.kernels.routes import label, module, routes
 
-EXAMPLES = {"chunked": 30, "triton": 3}
+EXAMPLES = {"chunked": 30, "triton": 6}
+ROUTES = [
+    pytest.param(path, dtype, marks=pytest.mark.nightly if path == "triton" else ())
+    for path, dtype in routes("cpu")
+    if dtype != torch.bfloat16
+]
 # The fixture sets the same small blocks for every example.
 SETTINGS = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -40,7 +45,7 @@ def specs(draw: st.DrawFn) -> Spec:
     return replace(spec, name=str(spec))
 
 
-@pytest.mark.parametrize(("path", "dtype"), [x for x in routes("cpu") if x[1] != torch.bfloat16], ids=label)
+@pytest.mark.parametrize(("path", "dtype"), ROUTES, ids=label)
 @pytest.mark.usefixtures("small_blocks")
 def test_random_cases(path: str, dtype: torch.dtype) -> None:
     """Value, tangent, lse, mean and all gradients within their bounds."""

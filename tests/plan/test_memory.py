@@ -9,9 +9,10 @@ import torch
 
 from models.family import count_parameters
 from models.network import NetworkConfig
+from models.shape import network_shapes
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import STRATEGIES, Method, Strategy
-from scaling.plan.memory.device import DeviceMemory, _largest_overlap, checkpoint_bytes, device_memory, shapes
+from scaling.plan.memory.device import DeviceMemory, _largest_overlap, checkpoint_bytes, device_memory
 
 NANO = NetworkConfig(8, 4, 10, 32, (1, 2), 1, (4,), head_channels=8)
 P = count_parameters(NANO)
@@ -53,7 +54,7 @@ def test_hybrid_shards_within_a_node_of_eight() -> None:
 
 def test_gathered_holds_the_root_and_blocks_but_not_the_network() -> None:
     """At least two blocks with the gradient of one; it does not shrink with more devices."""
-    root, *blocks = shapes(NANO).elements
+    root, *blocks = network_shapes(NANO).elements
     assert root + sum(blocks) == P
     gathered = memory("fsdp2", world=2).gathered
     assert gathered == memory("fsdp2", world=64).gathered
@@ -122,7 +123,7 @@ def test_a_guided_student_has_a_guidance_input_and_its_teacher_has_not() -> None
 
 def test_gathered_weights_stay_for_the_normalisation_under_zero3() -> None:
     """A whole network of them, with checkpointing a block."""
-    for checkpointing, elements in ((False, P), (True, max(shapes(NANO).elements))):
+    for checkpointing, elements in ((False, P), (True, max(network_shapes(NANO).elements))):
         for precision in ("fp32", "bf16"):
             keys = {"checkpointing": checkpointing, "precision": precision}
             assert memory("zero3", **keys).activations - memory("zero2", **keys).activations == 4 * elements

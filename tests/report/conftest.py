@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scaling.run.home import StudyFolder, write_model
+from scaling.run.samples import REAL, Samples, maker
+from scaling.run.schemas import StudyRuns
+
 MACS = {"xs": 310_000, "s": 690_000, "m": 1_850_000, "l": 4_600_000}
 STEPS = {"teacher": ((9, 17),), "scd": ((1, 1), (2, 2)), "sct": ((1, 1), (2, 2))}
 RATIOS = {("teacher", 9): (1.0, 0.0), ("scd", 1): (1.5, 0.0), ("scd", 2): (1.2, 0.0)}
@@ -55,7 +59,8 @@ def write_run(folder: Path, method: str, size: str, seed: int = 0, n: int = N) -
         replicates = fd + 0.2 + 0.02 * fd * random.standard_normal(200)
         scores.append({"steps": steps, "nfe": nfe, "fd": fd, "replicates": replicates.tolist()})
         images, labels = _pictures(random, 40, 0.05 * steps)
-        np.savez(home / "samples" / f"steps-{steps}.npz", images=images, labels=labels)
+        samples = Samples(images[..., None], labels, maker(home.name, steps))
+        (home / "samples" / f"steps-{steps}.npz").write_bytes(samples.to_npz())
     identity = {"study": folder.name, "run": home.name, "method": method, "size": size, "seed": seed}
     cost = {"parameters": MACS[size] // 10, "macs": MACS[size], "metric": "fd-fashion", "n": n, "floor": FLOOR}
     untrained = 512.0 if method == "teacher" else None
@@ -64,6 +69,8 @@ def write_run(folder: Path, method: str, size: str, seed: int = 0, n: int = N) -
     (home / "config.yaml").write_text(f"method: {method}\nsize: {size}\nseed: {seed}\n")
     times = {"train": 40.5, "sample": 6.0, "evaluate": 2.0, "peak_memory_bytes": 600_000_000, "threads": 1}
     (home / "timings.json").write_text(json.dumps(times))
+    study = StudyFolder(folder)
+    write_model(study.runs, StudyRuns(runs=(*(each.name for each in study.homes()), home.name)))
     return home
 
 
@@ -76,7 +83,7 @@ def write_study(
             for seed in range(seeds):
                 write_run(folder, method, size, seed)
     images, labels = _pictures(np.random.default_rng(99), 200, 0.0)
-    np.savez(folder / "real.npz", images=images, labels=labels)
+    (folder / "real.npz").write_bytes(Samples(images[..., None], labels, REAL).to_npz())
     environment = {
         "study": folder.name,
         "started": "2025-01-31T12:00:00+00:00",

@@ -21,6 +21,9 @@ from scaling.analysis.table_file import load_table
 from scaling.report import build
 from scaling.report.build import build_report, duration
 from scaling.report.record import ReportError, read_study
+from scaling.run.home import StudyFolder, write_model
+from scaling.run.samples import maker
+from scaling.run.schemas import StudyRuns
 
 NAME = 'a "b" <c> & $x_1$'
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -193,7 +196,6 @@ def test_unfinished_study_is_reported_as_far_as_it_goes(tmp_path: Path, write_st
     assert "only 2 of 4 runs scored so far" in text
     assert f"run {teacher.name}: no scores, no timings" in text
     assert f"run {student.name}: no scores, no training metrics, no samples" in text
-    assert "environment.json: not written yet" in text
     assert "real.npz: no real images" in text
     assert "No power law for sCD, 1 step: one size." in text
 
@@ -231,16 +233,37 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
     [
         ("scores.json", b"{}", "scores.json: study: Field required"),
         ("timings.json", b'{"train": "long"}', "timings.json: train: "),
-        ("metrics.jsonl", b'{"step": 1}\nnonsense\n', "metrics.jsonl, line 2: 'nonsense'"),
-        ("samples/steps-9.npz", b"nonsense", "steps-9.npz: cannot be read"),
+        ("metrics.jsonl", b'{"step": 1, "loss": 2}\nnonsense\n', "metrics.jsonl: 1 damaged lines"),
+        ("samples/steps-9.npz", b"nonsense", "steps-9.npz cannot be read"),
+        ("config.yaml", b"\xff", "config.yaml: is no text"),
     ],
 )
-def test_malformed_files_are_named(tmp_path: Path, write_run: Writer, file: str, content: bytes, message: str) -> None:
+def test_damaged_files_are_named_and_left_out(
+    tmp_path: Path, write_run: Writer, file: str, content: bytes, message: str
+) -> None:
     home = write_run(tmp_path, "teacher", "xs")
     (home / file).write_bytes(content)
-    with pytest.raises(ReportError, match=re.escape(message)):
-        build_report(tmp_path)
-    assert not (tmp_path / "report").exists()
+    assert any(message in note for note in read_study(tmp_path).missing)
+    assert message in page(build_report(tmp_path)).text
+
+
+def test_another_runs_files_are_not_taken_for_its_own(tmp_path: Path, write_run: Writer) -> None:
+    home, other = write_run(tmp_path, "scd", "xs"), write_run(tmp_path, "sct", "xs")
+    for file in ("scores.json", "samples/steps-1.npz"):
+        (home / file).write_bytes((other / file).read_bytes())
+    record = read_study(tmp_path)
+    assert [run.scores is None for run in record.runs] == [True, False]
+    assert [sorted(run.samples) for run in record.runs] == [[2], [1, 2]]
+    assert any(f"holds the scores of run {other.name}" in note for note in record.missing)
+    assert any(f"holds the samples of '{other.name}, 1 steps'" in note for note in record.missing)
+
+
+def test_runs_of_an_earlier_configuration_are_left_out_and_named(tmp_path: Path, write_run: Writer) -> None:
+    old, new = write_run(tmp_path, "teacher", "xs", 0), write_run(tmp_path, "teacher", "xs", 1)
+    write_model(StudyFolder(tmp_path).runs, StudyRuns(runs=(new.name,)))
+    record = read_study(tmp_path)
+    assert [run.name for run in record.runs] == [new.name]
+    assert f"1 runs of an earlier configuration are kept and left out here: {old.name}" in record.missing
 
 
 def test_scores_of_different_n_are_refused(tmp_path: Path, write_run: Writer) -> None:
@@ -253,12 +276,12 @@ def test_scores_of_different_n_are_refused(tmp_path: Path, write_run: Writer) ->
 def test_pickles_and_misshapen_images_are_refused(tmp_path: Path, write_run: Writer) -> None:
     home = write_run(tmp_path, "teacher", "xs")
     path = home / "samples" / "steps-9.npz"
-    np.savez(path, images=np.array([{"a": 1}], dtype=object), labels=np.zeros(1, np.int64), allow_pickle=True)
-    with pytest.raises(ReportError, match=r"steps-9\.npz: cannot be read"):
-        read_study(tmp_path)
-    np.savez(path, images=np.zeros((2, 16, 16), np.float32), labels=np.zeros(2, np.int64))
-    with pytest.raises(ReportError, match=r"images float32\[2, 16, 16\]"):
-        read_study(tmp_path)
+    made_by = np.array(maker(home.name, 9))
+    pickled = np.array([{"a": 1}], dtype=object)
+    np.savez(path, images=pickled, labels=np.zeros(1, np.int64), made_by=made_by, allow_pickle=True)
+    assert any("steps-9.npz cannot be read" in note for note in read_study(tmp_path).missing)
+    np.savez(path, images=np.zeros((2, 16, 16), np.float32), labels=np.zeros(2, np.int64), made_by=made_by)
+    assert any("images is float32 [2, 16, 16]" in note for note in read_study(tmp_path).missing)
 
 
 def test_resumed_metrics_count_the_later_line_and_drop_the_torn_one(tmp_path: Path, write_run: Writer) -> None:

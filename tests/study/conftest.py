@@ -23,6 +23,7 @@ from models.encoders import get_encoder
 from scaling.cli.main import app, run_cli
 from scaling.data.reference import write_reference
 from scaling.data.sources import pack_images, prepare
+from scaling.run.home import StudyFolder
 from scaling.run.spec import PlannedRun
 from scaling.study.expand import expand
 from scaling.study.launch import write_homes
@@ -261,7 +262,7 @@ def prepare_homes(path: Path) -> Homes:
     study = open_study(path)
     study.folder.mkdir(parents=True)
     prepared = prepare(study.config.data, study.config.launch.folder)
-    reference = write_reference(prepared, study.config.evaluation.samples, study.folder)
+    reference = write_reference(prepared, study.config.evaluation.samples, StudyFolder(study.folder))
     runs = expand(study.config, study.family, prepared.data)
     write_homes(study, runs, prepared, reference)
     (study.folder / "study.json").write_text(json.dumps({"runs": [run.name for run in runs]}))

@@ -473,7 +473,7 @@ def test_packing_says_which_classes_there_are(tmp_path: Path, cli: Fixture) -> N
 def test_samples_that_cannot_be_judged(tmp_path: Path, cli: Fixture) -> None:
     samples, reference = tmp_path / "samples.npz", tmp_path / "reference.npz"
     real = Real(Reference(np.zeros(64), np.eye(64)), 0.5, 100)
-    reference.write_bytes(real.to_bytes())
+    reference.write_bytes(real.to_bytes("reference"))
     for images, parts in (
         (
             np.linspace(0, 1, 100 * 256).reshape(100, 16, 16, 1),
@@ -487,7 +487,7 @@ def test_samples_that_cannot_be_judged(tmp_path: Path, cli: Fixture) -> None:
         result = cli("evaluate", samples, "--reference", reference)
         assert_refused(result, *parts)
         assert str(samples) in result.err or len(images) == 30
-    reference.write_bytes(Real(Reference(np.zeros(64), np.eye(64)), np.nan, 100).to_bytes())
+    reference.write_bytes(Real(Reference(np.zeros(64), np.eye(64)), np.nan, 100).to_bytes("reference"))
     np.savez(samples, images=np.zeros((100, 16, 16, 1), np.uint8))
     assert_refused(cli("evaluate", samples, "--reference", reference), f"{reference}: is not a whole", "floor is nan")
 

@@ -20,6 +20,8 @@ from scaling.cli.main import app
 from scaling.config.families import load_family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import describe, validate
+from scaling.run.home import write_model
+from scaling.run.schemas import RunScores, StepScore
 from scaling.run.spec import PlannedRun, RunData, RunFile, RunSpec, dump_run, load_run
 from scaling.study.expand import expand
 from scaling.study.open import open_study
@@ -80,6 +82,12 @@ def states(cli: Fixture, path: Path) -> list[tuple[str, int]]:
     return [(run["state"], run["step"]) for run in json.loads(cli("study", "status", path, "--json").out)]
 
 
+SCORES = RunScores(
+    **{"study": "tiny", "run": "", "method": "teacher", "size": "xs", "seed": 0, "parameters": 1, "macs": 1},
+    **{"metric": "fd-fashion", "n": 100, "floor": 1.0, "scores": (StepScore(steps=3, nfe=5, fd=12.345),)},
+)
+
+
 def test_status_follows_a_run(tmp_path: Path, homes: Fixture, write_study: Fixture, cli: Fixture) -> None:
     path, home = write_study(tmp_path), homes.of("teacher")
     waiting = ("waiting", 0)
@@ -91,9 +99,11 @@ def test_status_follows_a_run(tmp_path: Path, homes: Fixture, write_study: Fixtu
     (home / "samples").mkdir()
     (home / "samples" / "steps-3.npz").touch()
     assert states(cli, path) == [("sampled", 30), waiting, waiting]
-    (home / "scores.json").write_text('{"scores": [{"steps": 3, "nfe": 5, "fd": 12.345}]}')
+    write_model(home / "scores.json", SCORES.model_copy(update={"run": home.name}))
     (first, *_) = json.loads(cli("study", "status", path, "--json").out)
-    assert first == {"run": home.name, "state": "done", "step": 30, "steps": 30, "loss": 0.25, "fd": {"3": 12.345}}
+    assert first == {"run": home.name, "state": "done", "step": 30, "steps": 30, "loss": 0.25, "fd": {"3": 12.345}} | {
+        "damaged": []
+    }
     table = cli("study", "status", path).out
     assert all(part in table for part in ("study tiny", "30/30", "3: 12.35", "waiting"))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scaling.training.observe.metrics import read_metrics
+from scaling.run.metrics import read_metrics
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
 
@@ -28,7 +28,7 @@ def test_a_study_on_two_devices_ends_as_on_one(
         "rank-00000.safetensors",
         "rank-00001.safetensors",
     }
-    ours, wanted = (read_metrics(each / "metrics.jsonl")[0] for each in (home, finished.of("teacher")))
+    ours, wanted = (read_metrics(each / "metrics.jsonl").lines[0] for each in (home, finished.of("teacher")))
     assert home.name == finished.of("teacher").name
     assert ours["step"] == wanted["step"]
     assert ours["loss"] == pytest.approx(wanted["loss"], rel=1e-3)

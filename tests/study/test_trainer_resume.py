@@ -17,12 +17,13 @@ from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
 from scaling.config.sections import Launch
 from scaling.errors import Interrupted, TrainingError
+from scaling.run.metrics import read_metrics
 from scaling.run.spec import RunData, RunSpec
 from scaling.study.expand import expand
 from scaling.study.open import open_study
 from scaling.training.checkpoints.checkpoint import Checkpoint, newest
 from scaling.training.loop import train
-from scaling.training.observe.metrics import MetricsLog, read_metrics
+from scaling.training.observe.metrics import MetricsLog
 from scaling.training.start import Origin, averaged_weights
 from scaling.training.trainer import Trainer
 from tests.study.trainers import batch_of, saved, tensors, trainer_of
@@ -222,7 +223,7 @@ def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.filename == str(tmp_path / "metrics.jsonl")
-    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [2]
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl").lines] == [2]
 
 
 def test_a_finished_run_is_not_trained_again(small: Small, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from torch import Tensor
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
+from scaling.run.metrics import read_metrics
 from scaling.sampling.generate import generate
 from scaling.study.checks import check_runnable
 from scaling.study.open import open_study
 from scaling.training.observe.grids import Grids, to_png
-from scaling.training.observe.metrics import read_metrics
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World, joined
 from tests.ranks import run_ranks
@@ -131,7 +131,7 @@ def without_clock(home: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what the clock and the machine say."""
     return [
         {key: value for key, value in line.items() if key not in ("images_per_second", "memory_bytes")}
-        for line in read_metrics(home / "metrics.jsonl")
+        for line in read_metrics(home / "metrics.jsonl").lines
     ]
 
 

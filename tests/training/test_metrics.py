@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from scaling.run.metrics import read_metrics
 from scaling.training.observe import metrics
-from scaling.training.observe.metrics import MetricsLog, read_metrics, take_peak_memory
+from scaling.training.observe.metrics import MetricsLog, take_peak_memory
 
 BATCH = 8
 
@@ -41,7 +42,7 @@ def written(home: Path, steps: range, resume: int) -> MetricsLog:
 
 
 def steps_in(home: Path) -> list[int]:
-    return [line["step"] for line in read_metrics(home / "metrics.jsonl")]
+    return [line["step"] for line in read_metrics(home / "metrics.jsonl").lines]
 
 
 def test_a_line_holds_what_was_logged_and_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +51,7 @@ def test_a_line_holds_what_was_logged_and_what_was_measured(tmp_path: Path, monk
     log = MetricsLog(tmp_path, 40, BATCH)
     log.write(60, {"loss": 0.5, "skipped": 0})
     log.write(70, {"loss": math.nan, "grad_norm": math.inf, "skipped": 1})
-    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    first, second = read_metrics(tmp_path / "metrics.jsonl").lines
     memory = first.pop("memory_bytes"), second.pop("memory_bytes")
     assert first == {"step": 60, "images": 480, "loss": 0.5, "skipped": 0, "images_per_second": 80.0}
     assert second == {

@@ -15,10 +15,10 @@ from scaling.cli.main import app, run_cli
 from scaling.config.families import CONFIGS
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
+from scaling.run.metrics import read_metrics
 from scaling.study.checks import check_launch
 from scaling.study.open import open_study
 from scaling.training.observe import profile
-from scaling.training.observe.metrics import read_metrics
 from scaling.training.observe.profile import ProfileWindow
 from tests.training.watched import CPU, STEPS, noise_shards, run, spec_of
 
@@ -148,7 +148,8 @@ def test_a_run_is_profiled_and_stays_as_it_is(tmp_path: Path) -> None:
     run(spec, tmp_path / "plain", reader, Launch(log_every=1))
     run(spec, tmp_path / "watched", reader, Launch(log_every=1, profile=(STEPS - 1, STEPS + 10)))
     losses = [
-        [line["loss"] for line in read_metrics(tmp_path / home / "metrics.jsonl")] for home in ("plain", "watched")
+        [line["loss"] for line in read_metrics(tmp_path / home / "metrics.jsonl").lines]
+        for home in ("plain", "watched")
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == STEPS

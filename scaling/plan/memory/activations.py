@@ -1,38 +1,19 @@
-"""Activation memory of a training step, counted by running the real step without any memory.
+"""Activation memory of a training step, for any width and batch, from a timeline that is counted once and remembered.
 
-The objective runs forward and backward on the meta device, on which tensors have shapes and no content, and each
-storage is followed from its allocation to its release. Batch and width are large primes there: the powers in which they
-divide a storage's size say how it grows, so that one count serves every batch and every width of a family. What a
-kernel allocates and frees inside one operation (convolution workspaces, tiles of attention) is not seen.
+`scaling.plan.memory.timeline` counts it, which takes torch and a second; one that a cache remembers takes neither.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import json
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-
-from models.dropout import Dropout
 from models.network import NetworkConfig
-from models.trigflow import TrigFlowNet
 from scaling.config.sections import Precision
-from scaling.methods.batch import Batch
-from scaling.methods.consistency import Tangent, consistency_loss
-from scaling.methods.teacher import teacher_loss
-from scaling.plan.meta.recompute import without_compiler
-from scaling.plan.meta.shapes import ShapesOnly, run
+from scaling.plan.memory.cache import Timeline, opened
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BATCH, WIDTH = 10007, 10009  # primes that no other length of a network is a multiple of
+WIDTH = 10009  # a prime that no other length of a network is a multiple of; see `timeline`
 
 
 def activation_bytes(
@@ -55,119 +36,19 @@ def activation_bytes(
     general = replace(network, model_channels=unit * WIDTH, guidance=False)
     timeline = _timeline(general, dual, checkpointing, precision, dropout_to)
     width = network.model_channels / unit
-    growth = np.array([width**a * batch**b for b in (0, 1) for a in (0, 1, 2)])
-    return round(float((timeline @ growth).max()))
+    growth = [width**a * batch**b for b in (0, 1) for a in (0, 1, 2)]
+    return round(max(sum(x * y for x, y in zip(moment, growth, strict=True)) for moment in timeline))
 
 
 @lru_cache
 def _timeline(
     network: NetworkConfig, dual: bool, checkpointing: bool, precision: Precision, dropout_to: int | None
-) -> np.ndarray:
-    """Live bytes at the moments that can be the peak, [moments, 6]: factors of width^0, ^1, ^2, then of these times
-    the batch."""
-    events = transient_events(network, BATCH, dual, checkpointing, precision, dropout_to)
-    table = np.zeros((len(events), 6))
-    for row, size in enumerate(events):
-        column, factor = _growth(abs(size))
-        table[row, column] = factor if size > 0 else -factor
-    rises = np.array(events) > 0
-    return _front(table.cumsum(0)[rises & ~np.append(rises[1:], False)])  # more may follow a rise, less a fall
+) -> Timeline:
+    key = json.dumps([network.describe(), dual, checkpointing, precision, dropout_to], sort_keys=True)
+    if (known := opened().get(key)) is not None:
+        return known
+    from scaling.plan.memory.timeline import count_timeline
 
-
-def transient_events(
-    network: NetworkConfig,
-    batch: int,
-    dual: bool,
-    checkpointing: bool,
-    precision: Precision,
-    dropout_to: int | None,
-) -> list[int]:
-    """Bytes taken and (negative) given back in one step, in order; what outlives it, the gradients, is left out."""
-    with torch.device("meta"), ShapesOnly():
-        net = TrigFlowNet(network)
-        x = torch.empty(batch, network.latent_channels, network.resolution, network.resolution)
-        t, labels = torch.empty(batch), torch.zeros(batch, dtype=torch.int64)
-    net.unet.activation_checkpointing = checkpointing
-    samples = Batch(x, x, t, labels, Dropout(0.1, labels, dropout_to))
-    tracker = LiveBytes()
-    with without_compiler(), tracker, _autocast(precision):
-        step = consistency_loss(net, samples, x, 1.0, Tangent()) if dual else teacher_loss(net, samples)
-        step.loss.backward()
-    del step
-    freed = {serial for serial, size in tracker.events if size < 0}
-    return [size for serial, size in tracker.events if serial in freed]
-
-
-def _front(rows: np.ndarray) -> np.ndarray:
-    """The rows that no other row exceeds in every column: one of them is the peak, whatever width and batch are."""
-    kept = []
-    while len(rows):
-        largest = rows[rows.sum(1).argmax()]
-        kept.append(largest)
-        rows = rows[(rows > largest).any(1)]
-    return np.array(kept)
-
-
-@lru_cache
-def _growth(size: int) -> tuple[int, int]:
-    """Column of the timeline and factor: size = factor * WIDTH^a * BATCH^b, column a + 3 b."""
-    a = b = 0
-    while size % WIDTH == 0:
-        size, a = size // WIDTH, a + 1
-    while size % BATCH == 0:
-        size, b = size // BATCH, b + 1
-    assert a <= 2, "grows faster than a weight"
-    assert b <= 1, "grows faster than a batch"
-    return a + 3 * b, size
-
-
-class LiveBytes(ShapesOnly):
-    """Follows every storage that an operation makes; `events` holds (serial number, +-bytes) in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[tuple[int, int]] = []
-        self._living: dict[int, weakref.ref[Any]] = {}
-        self._serial = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = run(func, args, kwargs or {})
-        for x in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(x, Tensor):
-                self._follow(x.untyped_storage())
-        return out
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        address, size = storage._cdata, storage.nbytes()
-        if address in self._living or not size:
-            return
-        self._serial += 1
-        serial = self._serial
-
-        def freed(_: object) -> None:
-            del self._living[address]
-            self.events.append((serial, -size))
-
-        self._living[address] = weakref.ref(storage, freed)
-        self.events.append((serial, size))
-
-
-class _Autocast(TorchFunctionMode):
-    """What autocast does to the matrix products; the meta device has no autocast of its own."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in (F.conv2d, F.linear):
-            args = tuple(x.to(self.dtype) if isinstance(x, Tensor) else x for x in args)
-        return func(*args, **(kwargs or {}))
-
-
-def _autocast(precision: Precision) -> AbstractContextManager[object]:
-    return nullcontext() if precision == "fp32" else _Autocast(DTYPES[precision])
+    found = count_timeline(network, dual, checkpointing, precision, dropout_to)
+    opened().add(key, found)
+    return found

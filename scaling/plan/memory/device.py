@@ -14,14 +14,10 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from itertools import accumulate, pairwise
 
-import torch
-
 from models.network import NetworkConfig
-from models.trigflow import TrigFlowNet
-from models.unet import Block
+from models.shape import Shapes, network_shapes
 from scaling.config.sections import Method, Precision, Strategy
 from scaling.plan.memory.activations import activation_bytes
-from scaling.plan.meta.shapes import ShapesOnly
 from scaling.training.sharding.zero_config import bucket_elements
 
 NODE = 8  # devices that share a fast link: the shard group of HSDP
@@ -51,30 +47,6 @@ class DeviceMemory:
     def total(self) -> int:
         """The sum, as if all parts peaked at one moment; gradients grow while activations are released."""
         return sum(getattr(self, field.name) for field in fields(self))
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The parameters of a network, the weighting head's included, and its buffers.
-
-    tensors: the shape of each parameter, in the network's order. elements: numbers in the root alone, then in each
-    block in order. buffers: numbers in them.
-    """
-
-    tensors: tuple[tuple[int, ...], ...]
-    elements: tuple[int, ...]
-    buffers: int
-
-
-@lru_cache
-def shapes(network: NetworkConfig) -> Shapes:
-    """What one network is made of."""
-    with torch.device("meta"), ShapesOnly():
-        net = TrigFlowNet(network)
-    sizes = [sum(p.numel() for p in module.parameters()) for module in net.modules() if isinstance(module, Block)]
-    tensors = tuple(tuple(p.shape) for p in net.parameters())
-    root = sum(map(math.prod, tensors)) - sum(sizes)
-    return Shapes(tensors, (root, *sizes), sum(b.numel() for b in net.buffers()))
 
 
 def device_memory(
@@ -109,7 +81,7 @@ def device_memory(
         ema=emas * held[0].average,
         gathered=held[0].in_flight + sum(h.gathered for h in (*held, *frozen)),
         frozen=sum(h.weights for h in frozen),
-        activations=_kept_copies(shapes(student), strategy, checkpointing)
+        activations=_kept_copies(network_shapes(student), strategy, checkpointing)
         + activation_bytes(
             student,
             batch=microbatch,
@@ -135,7 +107,7 @@ def checkpoint_bytes(network: NetworkConfig, emas: int, method: Method) -> int:
 
     VSD saves its fake-score network with moments as well.
     """
-    found = shapes(network)
+    found = network_shapes(network)
     elements = sum(found.elements)
     trained = elements + found.buffers + MOMENTS * elements
     return WIDE * (trained * (2 if method == "vsd" else 1) + emas * elements)
@@ -156,7 +128,7 @@ class _Held:
 
 @lru_cache
 def _held(network: NetworkConfig, strategy: Strategy, world: int) -> _Held:
-    return _LAYOUTS[strategy](shapes(network), world)
+    return _LAYOUTS[strategy](network_shapes(network), world)
 
 
 def _replicated(found: Shapes, world: int) -> _Held:

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_pipeline.files import set_aside
 from scaling.training.checkpoints.files import (
     CODES,
     DTYPES,
@@ -29,7 +30,6 @@ from scaling.training.checkpoints.files import (
     path_of,
     prune,
     read_manifest,
-    set_aside,
     steps_in,
     verify_file,
 )

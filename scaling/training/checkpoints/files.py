@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import PARTIAL, fsync_folder, sha256_file, write_text_atomic
+from data_pipeline.files import PARTIAL, fsync_folder, set_aside, sha256_file, write_text_atomic
 
 FORMAT = "trigscale-checkpoint-2"
 MANIFEST, POINTER = "checkpoint.json", "newest"
@@ -203,7 +203,9 @@ def settle(newest: Path) -> None:
     """
     _clear(newest.parent)
     pointer, text = newest.parent / POINTER, f"{newest.name}\n"
-    if not pointer.exists() or pointer.read_text(encoding="utf-8") != text:
+    if pointer.is_dir():
+        set_aside(pointer)
+    if not pointer.exists() or pointer.read_bytes() != text.encode():
         write_text_atomic(pointer, text)
 
 
@@ -235,14 +237,6 @@ def prune(folder: Path, keep: int, keep_steps: int) -> None:
     for step in steps_in(folder)[:-keep]:
         if not keep_steps or step % keep_steps:
             _remove(path_of(folder, step))
-
-
-def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint to *.damaged, in place of an earlier one of that step."""
-    damaged = path.with_name(path.name + ".damaged")
-    if damaged.exists():
-        shutil.rmtree(damaged)
-    path.rename(damaged)
 
 
 def _remove(path: Path) -> None:

@@ -15,8 +15,10 @@ from data_pipeline.files import write_bytes_atomic
 from models.encoders import EncoderError, get_encoder
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
+from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
-from scaling.sampling.generate import generate, sampler_steps
+from scaling.sampling.evaluations import sampler_steps
+from scaling.sampling.generate import generate
 from scaling.training.sharding.gather import gather
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
@@ -36,7 +38,7 @@ class Grids:
 
     def __init__(self, spec: RunSpec, launch: Launch, home: Path, world: World) -> None:
         """Raises ConfigError where grids are asked for and the run's encoder cannot make images."""
-        self._spec, self._every, self._folder, self._world = spec, launch.grid_steps, home / "grids", world
+        self._spec, self._every, self._folder, self._world = spec, launch.grid_steps, RunHome(home).grids, world
         if self._every:
             try:
                 get_encoder(spec.data.encoder).require_codec()

@@ -9,21 +9,11 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import Protocol
 
 from data_pipeline.files import naming, open_in_place, write_text_atomic
-
-FILE = "metrics.jsonl"
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of the file, [] where there is none; a last line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+from scaling.run.home import RunHome
+from scaling.run.metrics import read_metrics
 
 
 def take_peak_memory() -> int:
@@ -31,6 +21,8 @@ def take_peak_memory() -> int:
 
     Of a process that uses no GPU, the most of the machine's memory that it ever took.
     """
+    import torch  # not above: readers of a run's metrics do without
+
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peak = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -66,8 +58,8 @@ class MetricsLog:
 
         batch: images a step. The trackers, opened at the same step, are this log's to close.
         """
-        self._path = home / FILE
-        kept = [entry for entry in read_metrics(self._path) if entry["step"] <= resume_step]
+        self._path = RunHome(home).metrics
+        kept = [entry for entry in read_metrics(self._path).lines if entry["step"] <= resume_step]
         write_text_atomic(self._path, "".join(json.dumps(entry) + "\n" for entry in kept))
         # Unbuffered: what could not be written must not be tried again on closing.
         self._file = os.fdopen(open_in_place(self._path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)

@@ -21,8 +21,10 @@ import numpy as np
 from data_pipeline.files import write_json_atomic
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
+from scaling.run.home import RunHome
+from scaling.run.metrics import read_metrics
 from scaling.run.spec import RunSpec
-from scaling.training.observe.metrics import FILE, Tracker, read_metrics
+from scaling.training.observe.metrics import Tracker
 
 SAFE_SECONDS = 30.0  # after which a row of W&B outlives this process; it writes its files every 15
 FINISH_SECONDS = 20.0  # for W&B to send the rest; less than a run that is asked to stop may take
@@ -156,7 +158,7 @@ class Wandb:
         self._sent = known.get("step", -1) if self._run.offline else self._run.step - 1
         self._last = self._sent  # the step whose row is open
         self._whole = (self._sent, time.monotonic())  # a step whose row was complete at that time
-        for line in read_metrics(home / FILE):
+        for line in read_metrics(RunHome(home).metrics).lines:
             if line["step"] <= resume_step:
                 values = {name: math.nan if value is None else value for name, value in line.items() if name != "step"}
                 self.write(line["step"], values)
