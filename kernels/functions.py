@@ -119,6 +119,8 @@ class AttentionJVPBackward(_Node):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:
         given, wanted = _present(ctx.saved_tensors), _present(grads)
+        if not wanted:
+            return (None,) * 16
 
         def formulas(*tensors: Tensor) -> tuple[Tensor, ...]:
             args: list[Any] = [None] * 8

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+NewFolder = Annotated[Path, typer.Option("--to", metavar="DIR", help="new folder; those above it are made too")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 

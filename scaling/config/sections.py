@@ -139,6 +139,11 @@ class Ema(Section):
         default=(), description="half-lives of plain exponential averages, images seen"
     )
 
+    @property
+    def count(self) -> int:
+        """How many averages are kept, each as large as the network."""
+        return len(self.sigma_rel) + len(self.half_life_images)
+
     @model_validator(mode="after")
     def _keeps_one(self) -> Ema:
         if not self.sigma_rel and not self.half_life_images:

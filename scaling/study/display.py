@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from scaling.errors import printable
+from data_pipeline.text import printable
 from scaling.plan.costs import seconds_estimate
 from scaling.run.home import RunHome
 from scaling.run.metrics import read_metrics

@@ -48,7 +48,7 @@ def costs_table(plan: Plan) -> Table:
 
 def totals_table(plan: Plan) -> Table:
     """Sums by method, by size and over all."""
-    numbers = right("runs", "train FLOPs", "sampling FLOPs", "decoding FLOPs", "checkpoints", "device time")
+    numbers = right("runs", "train FLOPs", "sampling FLOPs", "decoding FLOPs", "on disk", "device time")
     made = table("totals", ("runs of", *numbers, *right(f"on {plan.devices}")))
     for method in dict.fromkeys(run.spec.method for run in plan.runs):
         _add_total(made, plan, LABELS[method], [run for run in plan.runs if run.spec.method == method])
@@ -66,7 +66,7 @@ def _add_total(made: Table, plan: Plan, name: str, runs: Sequence[RunPlan]) -> N
         escape(name),
         str(len(runs)),
         *(units.flops(sums[key]) for key in ("train_flops", "sampling_flops", "decoding_flops")),
-        units.size(sums["checkpoint_bytes"]),
+        units.size(sums["disk_bytes"]),
         units.time(sums["device_hours"]),
         units.time(sums["device_hours"] / plan.devices),
     )
