@@ -42,9 +42,9 @@ def sample_to(path: Path, to: Path, count: int, steps: int | None) -> dict[str, 
             f"--steps {chosen}: the run's sampling.student_guidance has no strength for it, only for steps "
             f"{', '.join(map(str, spec.sampling.student_guidance))}"
         )
-    images, labels = generate(spec, network, chosen, count, device)
+    made = Samples(*generate(spec, network, chosen, count, device), maker(spec.name(), chosen))
     make_parents(to)
-    write_bytes_atomic(to, WRITERS[to.suffix](Samples(images, labels, maker(spec.name(), chosen))))
+    write_bytes_atomic(to, WRITERS[to.suffix](made))
     return {"file": str(to), "run": spec.name(), "samples": count, "steps": chosen}
 
 
