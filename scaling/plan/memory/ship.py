@@ -9,12 +9,15 @@ from itertools import product
 from data_pipeline.files import write_text_atomic
 from models.network import NetworkConfig
 from scaling.config.families import CONFIGS, load_family
-from scaling.config.sections import Precision, StudentRecipe
+from scaling.config.sections import ConsistencyRecipe, Precision, TeacherRecipe
 from scaling.plan.memory.activations import any_width, timeline_key
 from scaling.plan.memory.shipped import FILE, versions
 
-STUDENT_DROPOUT: int = StudentRecipe.model_fields["dropout_max_resolution"].default
-METHODS: tuple[tuple[bool, int | None], ...] = ((False, None), (True, STUDENT_DROPOUT))  # a teacher, a student
+# Of a teacher and of a student: whether tangents are alive, and the finest resolution that drops features.
+METHODS: tuple[tuple[bool, int | None], ...] = (
+    (False, TeacherRecipe.model_fields["dropout_max_resolution"].default),
+    (True, ConsistencyRecipe.model_fields["dropout_max_resolution"].default),
+)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 Step = tuple[NetworkConfig, bool, bool, Precision, int | None]
