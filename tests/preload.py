@@ -13,7 +13,11 @@ import torch._dynamo  # asked for by the first optimizer of a process
 import torch.distributed.checkpoint
 import torch.distributed.fsdp  # noqa: F401
 
-import scaling.work.worker  # noqa: F401
+import scaling.cli.main
+import scaling.report.build
+import scaling.study.display
+import scaling.study.run
+import scaling.work.stages  # noqa: F401
 
 # Its shared-memory operator would be compiled at the first start.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # pyright: ignore[reportAttributeAccessIssue]
