@@ -63,6 +63,7 @@ def strike(launched: Fixture, whom: str, rng: random.Random) -> str | None:
     return whom
 
 
+@pytest.mark.nightly  # test_kills.py does the same with processes that start in milliseconds
 def test_kills_at_random_moments(
     tmp_path: Path, write_study: Fixture, finished: Fixture, launched_homes: Fixture, spawn: Fixture, until: Until
 ) -> None:
