@@ -443,7 +443,8 @@ def test_files_that_are_no_checkpoints(
         assert_refused(
             cli("sample", tmp_path / name, "--to", to), f"{tmp_path / name}: holds no weights: name the folder"
         )
-    assert_refused(cli("sample", tmp_path, "--to", to), f"{tmp_path}: holds no weights")
+    (tmp_path / "empty").mkdir()
+    assert_refused(cli("sample", tmp_path / "empty", "--to", to), f"{tmp_path / 'empty'}: holds no weights")
     assert_refused(cli("sample", tmp_path / "none", "--to", to), "none: ")
     assert not to.exists()
     assert not (tmp_path / "unpickled").exists()
