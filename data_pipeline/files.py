@@ -65,13 +65,15 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `final` that becomes `final` when the block ends without an error.
 
     All files and folders inside are flushed before the rename. On any error in the block, KeyboardInterrupt included,
-    the temporary folder is removed and `final` is untouched. `final` may exist as an empty folder.
+    the temporary folder is removed and `final` is untouched. `final` may exist as an empty folder; the folders above it
+    are made.
 
     Raises:
         FileExistsError: `final` exists and is not an empty folder.
-        OSError: the parent folder is missing, not writable or full; names the file.
+        OSError: the parent folder is not writable or full, or a file is in its place; names the file.
     """
     refuse_occupied(final)
+    make_parents(final)
     partial = _partial_name(final)
     with naming(final):
         partial.mkdir()
@@ -83,6 +85,11 @@ def atomic_folder(final: Path) -> Iterator[Path]:
             fsync_folder(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_parents(path: Path) -> None:
+    """Make the folders above a file or folder that a user wants written. OSError names what is in the way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

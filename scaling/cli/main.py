@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,16 +18,32 @@ from scaling.cli.study import study_app
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"trigscale {importlib.metadata.version('trigscale')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
-    help="Scaling studies of continuous-time consistency models (sCM): train, distil, measure, fit, report.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Scaling studies of continuous-time consistency models (sCM): train, distil, measure, fit, report."""
+
+
 for command in (fit, sample, evaluate, doctor):
     app.command(command.__name__)(command)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scaling.cli.output import AsJson, show
+from scaling.cli.output import AsJson, NewFolder, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,10 +64,11 @@ def model_show(
 @model_app.command("import-edm2")
 def model_import(
     pickle: Annotated[Path, typer.Argument(metavar="PICKLE", help="network-snapshot-*.pkl of EDM2")],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="new folder for the weights")],
+    to: NewFolder,
     kind: Annotated[
         As, typer.Option("--as", help="edm: as it is; trigflow-teacher: with TrigFlow's F, which is exactly -F")
     ] = As.edm,
+    as_json: AsJson = False,
 ) -> None:
     """Import a network of EDM2. Nothing in the pickle is run; what EDM2's files do not need is refused."""
     from scaling.weights.edm2 import import_edm2
@@ -75,19 +76,25 @@ def model_import(
     saved = import_edm2(pickle, to, "edm" if kind is As.edm else "trigflow")
     description = saved.description
     preset = _preset_of(saved.config) or "none of this shape"
-    print(f"{saved.folder}: {description.parameters:,} parameters, preset {preset}")
-    print(f"parameterization {description.parameterization}, encoder {description.encoder or 'none: pixels'}, float32")
-    print(f"licence: {description.source.licence if description.source else 'unknown'}")
+    lines = [
+        f"{saved.folder}: {description.parameters:,} parameters, preset {preset}",
+        f"parameterization {description.parameterization}, encoder {description.encoder or 'none: pixels'}, float32",
+        f"licence: {description.source.licence if description.source else 'unknown'}",
+    ]
+    show(lines, {"folder": str(saved.folder), **_facts(saved)}, as_json)
 
 
 @model_app.command("ema")
 def model_ema(
     home: Annotated[Path, typer.Argument(metavar="HOME", help="folder of a run, with its config.yaml and snapshots")],
     sigma_rel: Annotated[float, typer.Option(help="relative width of the average, between 0 and 0.28")],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="new folder for the weights")],
+    to: NewFolder,
     updates: Annotated[
         int | None, typer.Option(min=1, help="optimizer steps after which the average is taken; newest unless given")
     ] = None,
+    max_error: Annotated[
+        float, typer.Option(min=0, help="largest profile_error, as a share, that is accepted; above it nothing is made")
+    ] = 0.05,
     as_json: AsJson = False,
 ) -> None:
     """Make the average of a run's weights with any width, from snapshots of the averages that were kept."""
@@ -98,9 +105,9 @@ def model_ema(
 
     refuse_occupied(to)
     spec = load_run(home).spec
-    made = reconstruct(home, spec, sigma_rel, updates)
+    made = reconstruct(home, spec, sigma_rel, updates, max_error)
     config, encoder = spec.network_config(), spec.data.encoder
-    saved = save_model(to, config, made.state, parameterization="trigflow", encoder=encoder, source=None)
+    saved = save_model(to, config, made.state, parameterization="trigflow", encoder=encoder, source=None, run=spec)
     facts = {"folder": str(saved.folder), "sha256": saved.sha256, **made.facts()}
     terms = [asdict(term) for term in made.terms]
     show([_listing(str(to), facts, ERROR)], {**facts, "coefficients": terms}, as_json)
@@ -151,8 +158,9 @@ def _facts(saved: SavedModel) -> dict[str, Any]:
     """What is known of a folder of weights."""
     from models.family import count_macs
 
-    description = saved.description.model_dump(mode="json")
-    return {"preset": _preset_of(saved.config), "macs": count_macs(saved.config), "sha256": saved.sha256, **description}
+    facts = {"preset": _preset_of(saved.config), "macs": count_macs(saved.config), "sha256": saved.sha256}
+    run = saved.description.run
+    return {**facts, **saved.description.content(), "run": run and run.name()}
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

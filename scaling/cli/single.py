@@ -25,17 +25,24 @@ def fit(
 
 
 def sample(
-    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint of a run")],
-    to: Annotated[Path, typer.Option("--to", help="PNG file of the grid of samples")],
+    weights: Annotated[
+        Path,
+        typer.Argument(help="what holds weights: a run's folder, one of its checkpoints, or a folder of `model ema`"),
+    ],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FILE", help="FILE.png: one picture; FILE.npz: images and labels")
+    ],
     count: Annotated[int, typer.Option(min=1, help="number of samples")] = 100,
     steps: Annotated[
         int | None, typer.Option(min=1, help="sampling steps; the run's first choice unless given")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw samples from a checkpoint into a PNG."""
-    from scaling.work.single import sample_to_png
+    """Draw samples of a trained network into a picture, or into a file that `evaluate` reads."""
+    from scaling.work.single import sample_to
 
-    print(sample_to_png(checkpoint, to, count, steps))
+    facts = sample_to(weights, to, count, steps)
+    show([facts["file"]], facts, as_json)
 
 
 def evaluate(
@@ -55,4 +62,7 @@ def doctor(as_json: AsJson = False) -> None:
     from scaling.study.machine import diagnose
 
     facts = diagnose()
-    show([f"{key}: {value}" for key, value in facts.items()], facts, as_json)
+    parts = facts["optional"]
+    lines = [f"{key}: {value}" for key, value in facts.items() if key != "optional"]
+    lines += [f"{name}: {part['found'] or part['install']} ({part['for']})" for name, part in parts.items()]
+    show(lines, facts, as_json)

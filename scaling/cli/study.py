@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,17 +14,20 @@ from scaling.cli.output import AsJson, show
 
 study_app = typer.Typer(help="Plan, run and report a study.", no_args_is_help=True)
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")]
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="the study file, or the name of one that is shipped, such as fashion")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY.SUB=VALUE]...", help="keys to change; `trigscale study keys` lists them all"),
 ]
 
+ACCELERATORS = "a100-40gb, a100-80gb, h100-80gb, h200-141gb or cpu-core"  # in scaling.plan.accelerators
 KEY_COLUMNS = ("key", "type", "default", "meaning")
 
 
 @study_app.command("run")
-def study_run(study: StudyFile, overrides: Overrides = None) -> None:
+def study_run(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Run a study from data to report. The same command again continues what is unfinished."""
     from scaling.study.open import open_study
     from scaling.study.run import run_study
@@ -31,7 +35,8 @@ def study_run(study: StudyFile, overrides: Overrides = None) -> None:
     opened = open_study(study, overrides or [])
     code = run_study(opened, " ".join(["trigscale", *sys.argv[1:]]))
     if code == 0:
-        print(f"report: {opened.folder / 'report' / 'index.html'}")
+        report = opened.folder / "report" / "index.html"
+        show([f"report: {report}"], {"report": str(report)}, as_json)
     else:
         print("some runs failed, see above; once mended, the same command again continues", file=sys.stderr)
     raise typer.Exit(code)
@@ -42,7 +47,7 @@ def study_plan(
     study: StudyFile,
     overrides: Overrides = None,
     accelerator: Annotated[
-        str | None, typer.Option(help="device to count with; launch.accelerator, else cpu-core")
+        str | None, typer.Option(help=f"device to count with: {ACCELERATORS}; launch.accelerator, else cpu-core")
     ] = None,
     devices: Annotated[int | None, typer.Option(help="devices a run; launch.devices unless given")] = None,
     microbatch: Annotated[
@@ -58,7 +63,7 @@ def study_plan(
     budget: Annotated[float | None, typer.Option(help="device-hours: say what fits and what does not")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a study would cost; nothing runs and nothing is written."""
+    """Print what a study would cost; nothing runs, and nothing is written but a cache of counts."""
     gc.disable()  # to walk over all that torch brings along, again and again, was a fifth of this short command
     from scaling.plan.build import Options, build_plan
     from scaling.plan.export import plan_json
@@ -89,12 +94,15 @@ def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson 
 
 
 @study_app.command("report")
-def study_report(study: StudyFile, overrides: Overrides = None) -> None:
+def study_report(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Write the report of what is done so far."""
     from scaling.report.build import build_report
     from scaling.study.open import open_study
 
-    print(build_report(open_study(study, overrides or []).folder))
+    report = build_report(open_study(study, overrides or []).folder)
+    analysis = report.parent / "analysis.json"
+    found = json.loads(analysis.read_text(encoding="utf-8")) if analysis.exists() else None
+    show([str(report)], {"report": str(report), "analysis": found}, as_json)
 
 
 @study_app.command("keys")
@@ -109,3 +117,12 @@ def study_keys(as_json: AsJson = False) -> None:
     for row in rows:
         add(made, *row)
     show([made], [dict(zip(KEY_COLUMNS, row, strict=True)) for row in rows], as_json)
+
+
+@study_app.command("schema")
+def study_schema() -> None:
+    """Print the JSON Schema of a study file, by which editors check and complete it."""
+    from scaling.config.study import StudyConfig
+
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **StudyConfig.model_json_schema()}
+    print(json.dumps(schema, indent=2))

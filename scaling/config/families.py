@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.family import Family, build_family
-from scaling.config.validation import ConfigError, nearest, read_yaml
+from scaling.config.validation import ConfigError, choices, read_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -17,7 +17,5 @@ def load_family(name: str) -> Family:
     path = CONFIGS / "family" / f"{name}.yaml"
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        hint = nearest(name, known)
-        hint = hint if hint.startswith("known") else f"{hint} Known: {', '.join(known)}"
-        raise ConfigError(f"family: unknown family {name!r}; {hint}")
+        raise ConfigError(f"family: unknown family {name!r}; {choices(name, known)}")
     return build_family(read_yaml(path), str(path))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from data_pipeline.text import is_safe
+from scaling.config.families import CONFIGS
 from scaling.config.sections import (
     METHODS,
     ConsistencyRecipe,
@@ -29,7 +30,7 @@ from scaling.config.sections import (
     Teacher,
     VsdRecipe,
 )
-from scaling.config.validation import Section, apply_override, read_yaml, validate
+from scaling.config.validation import ConfigError, Section, apply_override, choices, read_yaml, validate
 
 NAME_BYTES = 100
 DEFAULT_METHODS: tuple[Method, ...] = ("teacher", "scd", "sct")
@@ -40,7 +41,9 @@ def folder_name(name: str) -> str:
     if not is_safe(name):
         raise ValueError("has line breaks or other characters that cannot be seen: leave them out")
     if not name or name.startswith(".") or "/" in name or len(name.encode()) > NAME_BYTES:
-        raise ValueError(f"is the name of a folder: 1 to {NAME_BYTES} bytes without a slash, not starting with a dot")
+        raise ValueError(
+            f"is the name of a folder: 1 to {NAME_BYTES} bytes, no slash, no dot in front, such as fashion-2"
+        )
     return name
 
 
@@ -179,9 +182,24 @@ class StudyConfig(Section):
         return validate(type(base), {**base.model_dump(), **changes}, f"by_size.{size}.{section}")
 
 
+def find_study(path: Path) -> Path:
+    """The file at `path`, else the one of that name that is shipped: "fashion" is configs/study/fashion.yaml.
+
+    Raises ConfigError where there is neither.
+    """
+    if path.exists():
+        return path
+    shipped = {file.stem: file for file in sorted((CONFIGS / "study").glob("*.yaml"))}
+    if str(path) in shipped:
+        return shipped[str(path)]
+    raise ConfigError(
+        f"{path}: no such file; of the shipped studies, which go by name, {choices(path.stem, [*shipped])}"
+    )
+
+
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study file and apply overrides of the form key.sub=value (the value is read as YAML)."""
-    content = read_yaml(path)
+    content = read_yaml(find_study(path))
     for override in overrides:
         apply_override(content, override)
     return validate(StudyConfig, content, str(path))

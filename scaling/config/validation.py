@@ -21,6 +21,11 @@ from scaling.config.yaml_text import MAX_CHARACTERS, parse_yaml
 
 MAX_LINES = 20  # mistakes of one file that are shown
 MAX_MESSAGE = 500  # characters of one of them
+# Mistakes for which pydantic has words of its own, not of a user's: what to write instead.
+PLAIN = {
+    "tuple_type": "a list belongs here, in brackets: write {path}=[{value}]",
+    "model_type": "a section of keys belongs here: write {path}.KEY=VALUE",
+}
 S = TypeVar("S", bound="Section")
 
 
@@ -100,6 +105,12 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
+def choices(word: str, known: Sequence[str]) -> str:
+    """As `nearest`, with all that are known behind it."""
+    hint, all_known = nearest(word, known), f"known: {', '.join(known)}"
+    return hint if hint == all_known else f"{hint} {all_known}"
+
+
 def _section_of(annotation: Any) -> type[Section] | None:
     """The section behind a field's type, through an optional."""
     for candidate in (annotation, *get_args(annotation)):
@@ -120,7 +131,10 @@ def _explain(section: type[Section], detail: Any) -> str:
         return f"{path}: unknown key (value {shown(detail['input'])}); {nearest(str(detail['loc'][-1]), known)}"
     if detail["type"] == "missing":
         return f"{path}: is required and missing"
-    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] in PLAIN:
+        message = PLAIN[detail["type"]].format(path=path, value=shown(detail["input"]).strip("'"))
+    else:
+        message = detail["msg"].removeprefix("Value error, ")
     return f"{path}: {message} (value {shown(detail['input'])})" if path else message
 
 
@@ -140,6 +154,9 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {shown(override)}: write it as key=value or key.sub=value")
     try:
         value = parse_yaml(text)
+    except yaml.MarkedYAMLError as error:
+        remedy = f"close every bracket and quote, and quote a text with signs in it: {key}=[a, b], {key}='a: b'"
+        raise ConfigError(f"override {shown(override)}: the value is not valid YAML: {remedy}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"override {shown(override)}: the value is not valid YAML: {_cut(str(error))}") from error
     *parents, last = key.split(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scaling.config.validation import ConfigError
+from scaling.config.validation import ConfigError, choices
 from scaling.plan.units import GIB
 
 FRAGMENTED_SHARE = 0.06  # of the memory: what the allocator holds and cannot use
@@ -52,5 +52,5 @@ DEFAULT = "cpu-core"
 def get_accelerator(name: str) -> Accelerator:
     """The accelerator of that name; ConfigError lists the known."""
     if name.lower() not in ACCELERATORS:
-        raise ConfigError(f"accelerator: unknown {name!r}: known are {', '.join(ACCELERATORS)}")
+        raise ConfigError(f"accelerator: unknown {name!r}; {choices(name.lower(), [*ACCELERATORS])}")
     return ACCELERATORS[name.lower()]

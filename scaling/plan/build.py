@@ -14,7 +14,7 @@ from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import DEFAULT, Accelerator, get_accelerator
 from scaling.plan.budget import Choice, Work, common_fraction, whole_sizes
 from scaling.plan.costs import Cost, cost
-from scaling.plan.memory.device import checkpoint_bytes
+from scaling.plan.memory.device import checkpoint_bytes, snapshot_bytes
 from scaling.plan.memory.placements import Placement, placements
 from scaling.plan.rate import Rate, assumed_rate, measured_rate
 from scaling.run.spec import PlannedRun, RunSpec
@@ -36,13 +36,16 @@ class Options:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run: its work, the bytes of one checkpoint, the strategy that it takes, and its memory under each."""
+    """One run: its work, the bytes of one checkpoint and of all that it leaves on the disk, the strategy that it takes,
+    and its memory under each.
+    """
 
     name: str
     spec: RunSpec
     strategy: Strategy
     cost: Cost
     checkpoint_bytes: int
+    disk_bytes: int
     placements: tuple[Placement, ...]
 
     @property
@@ -118,14 +121,28 @@ def _launch(launch: Launch, options: Options) -> Launch:
 def _plan_run(
     spec: RunSpec, strategy: Strategy, accelerator: Accelerator, shown: Sequence[Strategy], launch: Launch
 ) -> RunPlan:
+    network = spec.network_config()
+    checkpoint = checkpoint_bytes(network, spec.ema.count, spec.method)
     return RunPlan(
         name=spec.name(),
         spec=spec,
         strategy=strategy,
         cost=cost(spec, checkpointing=launch.activation_checkpointing),
-        checkpoint_bytes=checkpoint_bytes(spec.network_config(), len(spec.ema.sigma_rel), spec.method),
+        checkpoint_bytes=checkpoint,
+        disk_bytes=_kept(spec.recipe.steps, launch) * checkpoint
+        + _snapshots(spec.recipe.steps, launch) * snapshot_bytes(network, spec.ema.count),
         placements=tuple(placements(spec, accelerator, shown, launch.devices, launch.microbatch)),
     )
+
+
+def _kept(steps: int, launch: Launch) -> int:
+    """Checkpoints that stay of a run that is done: the newest, and those of every so many steps before."""
+    every = launch.checkpoint_keep_steps
+    return min(launch.checkpoint_keep, steps + 1) + (max(steps - 1, 0) // every if every else 0)
+
+
+def _snapshots(steps: int, launch: Launch) -> int:
+    return steps // launch.ema_snapshot_steps if launch.ema_snapshot_steps else 0
 
 
 def _rate(accelerator: Accelerator, precision: str, options: Options) -> Rate:

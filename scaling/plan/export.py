@@ -35,7 +35,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
 
 
 def totals(runs: Sequence[RunPlan], rate: Rate) -> dict[str, float]:
-    """Sums over runs; checkpoint_bytes counts one checkpoint a run."""
+    """Sums over runs; checkpoint_bytes: one checkpoint a run; disk_bytes: all checkpoints and snapshots that stay."""
     costs = [run.cost for run in runs]
     return {
         "runs": len(runs),
@@ -46,6 +46,7 @@ def totals(runs: Sequence[RunPlan], rate: Rate) -> dict[str, float]:
         "evaluation_flops": sum(cost.evaluation_flops for cost in costs),
         "device_hours": rate.hours(sum(cost.flops for cost in costs)),
         "checkpoint_bytes": sum(run.checkpoint_bytes for run in runs),
+        "disk_bytes": sum(run.disk_bytes for run in runs),
     }
 
 
@@ -59,6 +60,7 @@ def _run_json(run: RunPlan, rate: Rate) -> dict[str, object]:
         "train_device_hours": rate.hours(cost.train_flops),
         "device_hours": rate.hours(cost.flops),
         "checkpoint_bytes": run.checkpoint_bytes,
+        "disk_bytes": run.disk_bytes,
         "memory": [placement.to_json() for placement in run.placements],
     }
 

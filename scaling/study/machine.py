@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
+import json
 import os
 import platform
 import subprocess
@@ -17,8 +17,14 @@ from scaling.config.study import StudyConfig
 from scaling.data.sources import Prepared
 from scaling.run.schemas import Environment
 
-OPTIONAL = ("triton", "deepspeed", "submitit")
-PACKAGES = ("torch", "numpy", "scipy", "pydantic", "safetensors", "webdataset", "matplotlib")
+# Packages that are not always there: what each is for, and the extra of trigscale that installs it.
+OPTIONAL = {
+    "triton": ("attention kernels on GPUs; on CPUs nothing needs it", "gpu"),
+    "deepspeed": ("launch.strategy zero1, zero2 and zero3", "deepspeed"),
+    "tensorboard": ("launch.tensorboard", "tensorboard"),
+    "wandb": ("launch.wandb", "wandb"),
+}
+PACKAGES = ("trigscale", "torch", "numpy", "scipy", "pydantic", "safetensors", "webdataset", "matplotlib")
 
 
 def describe_launch(
@@ -40,13 +46,15 @@ def describe_launch(
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    found = {name: _version(name) or "not installed" for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -70,12 +78,23 @@ def cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the checkout this code lies in, with "+changes" where files differ; None outside a checkout."""
+    """The commit of the checkout this code lies in, with "+changes" where files differ.
+
+    Outside a checkout the commit that pip installed from, where it was one (PEP 610); else None.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return None
+        return _installed_commit()
     head = _git(root, "rev-parse", "HEAD")
     return head and head + ("+changes" if _git(root, "status", "--porcelain") else "")
+
+
+def _installed_commit() -> str | None:
+    try:
+        origin = importlib.metadata.distribution("trigscale").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:  # a copy of the files
+        return None
+    return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id")
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -87,7 +106,10 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def diagnose() -> dict[str, Any]:
-    """Versions, machine, commit, and which optional packages are there."""
+    """Versions, machine, commit, and of each optional package what it is for, its version, and how to install it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    optional = {name: "found" if importlib.util.find_spec(name) else "not installed" for name in OPTIONAL}
-    return {**versions(), **machine(device), "commit": commit(), **optional}
+    optional = {
+        name: {"for": purpose, "found": _version(name), "install": f"pip install 'trigscale[{extra}]'"}
+        for name, (purpose, extra) in OPTIONAL.items()
+    }
+    return {**versions(), **machine(device), "commit": commit(), "optional": optional}

@@ -36,6 +36,7 @@ def open_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     for size in config.by_size:  # of a size that is left out they wait; of one that there is not, they are a mistake
         if size not in family.sizes:
             raise ConfigError(
-                f"by_size.{size}: family {family.name!r} has no such size; {nearest(size, [*family.sizes])}"
+                f"by_size.{size}: family {family.name!r} has no such size; {nearest(size, [*family.sizes])}; in "
+                "a study copied from another family drop these lines, or all of them with by_size={}"
             )
     return Study(config, family)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +17,10 @@ from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.checkpoints.files import CheckpointError
 from scaling.training.ema import power_exponent, profile_name
 
-LARGE_ERROR = 0.05  # relative L2 distance of profiles from which on a reconstruction is doubtful
+LARGE_ERROR = 0.05  # relative L2 distance of profiles from which on a reconstruction is not made unless asked for
 NEGLIGIBLE = 1e-9  # coefficients that change nothing in float32
 
 Values = np.ndarray | float
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,13 @@ def fit_profile(times: np.ndarray, gammas: np.ndarray, time: float, gamma: float
     return scaled * sums, float(np.sqrt(max(distance, 0.0)))
 
 
-def reconstruct(home: Path, spec: RunSpec, sigma_rel: float, updates: int | None = None) -> Reconstruction:
+def reconstruct(
+    home: Path, spec: RunSpec, sigma_rel: float, updates: int | None = None, max_error: float = LARGE_ERROR
+) -> Reconstruction:
     """The network of a run with the average of width sigma_rel after `updates` steps; None: at its newest snapshot.
 
-    Warns where the profile is more than 5 % from the wanted one. ConfigError for a width or a time that cannot be had;
-    CheckpointError where the run has no snapshots, or one that is damaged or another run's.
+    ConfigError for a width or a time that cannot be had, and where the nearest profile is more than `max_error` from
+    the wanted one; CheckpointError where the run has no snapshots, or one that is damaged or another run's.
     """
     try:
         gamma = power_exponent(sigma_rel)
@@ -119,8 +118,8 @@ def reconstruct(home: Path, spec: RunSpec, sigma_rel: float, updates: int | None
     times = np.array([n for n, _ in stored], np.float64)
     gammas = np.array([power_exponent(width) for _, width in stored])
     factors, error = fit_profile(times, gammas, time, gamma)
-    if error > LARGE_ERROR:
-        _warn(spec, sigma_rel, time, int(times.max()), error)
+    if error > max_error:
+        raise ConfigError(_distant(spec, sigma_rel, time, int(times.max()), error, max_error))
     terms = tuple(Term(n, width, float(x)) for (n, width), x in zip(stored, factors, strict=True))
     buffers = found[int(times.max())].part("model/")
     return Reconstruction({**buffers, **_sum(found, terms)}, sigma_rel, time, error, terms)
@@ -144,13 +143,14 @@ def _snapshots(home: Path, identity: str) -> dict[int, Checkpoint]:
     return found
 
 
-def _warn(spec: RunSpec, sigma_rel: float, time: int, last: int, error: float) -> None:
-    """Say how far the profile is from the wanted one, and what would bring it nearer."""
-    late = f"choose the last snapshot before, of {last} updates, or " if last < time else ""
-    log.warning(
-        "sigma_rel %s after %d updates: the nearest profile is %.1f %% away: %skeep more snapshots "
-        "(launch.ema_snapshot_steps), or choose a width nearer to those that were kept, %s",
-        *(sigma_rel, time, 100 * error, late, ", ".join(map(str, spec.ema.sigma_rel))),
+def _distant(spec: RunSpec, sigma_rel: float, time: int, last: int, error: float, max_error: float) -> str:
+    """How far the profile is from the wanted one, and what would bring it nearer."""
+    late = f"choose the last snapshot before, --updates {last}, or " if last < time else ""
+    return (
+        f"sigma_rel {sigma_rel} after {time} updates: the nearest profile is {error:.1%} away, above {max_error:.4g} "
+        f"(--max-error): {late}keep more snapshots in training (launch.ema_snapshot_steps), choose a width nearer to "
+        f"those that were kept, {', '.join(map(str, spec.ema.sigma_rel))}, or accept it with --max-error "
+        f"{np.ceil(100 * error) / 100:g}"
     )
 
 

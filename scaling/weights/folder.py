@@ -19,6 +19,7 @@ from models.family import count_parameters, network_config
 from models.network import NetworkConfig
 from models.shape import state_shapes
 from scaling.config.validation import Section, validate
+from scaling.run.spec import RunSpec
 
 if TYPE_CHECKING:  # a description is read without torch
     from torch import Tensor
@@ -54,10 +55,15 @@ class Description(Section):
     encoder: str | None = Field(description="encoder of the latents; null: the network sees pixels")
     parameters: int = Field(gt=0, description="trainable parameters, the weighting head's included")
     source: Source | None = Field(description="where imported weights come from")
+    run: RunSpec | None = Field(default=None, description="the run whose average this is")
+
+    def content(self) -> dict[str, Any]:
+        """Plain values; `run` where there is one."""
+        return self.model_dump(mode="json", exclude=None if self.run else {"run"})
 
     def canonical(self) -> str:
         """One text for one description; the weights carry it too, so that neither file can be altered alone."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return json.dumps(self.content(), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ def save_model(
     parameterization: Parameterization,
     encoder: str | None,
     source: Source | None,
+    run: RunSpec | None = None,
 ) -> SavedModel:
     """Write a network to a new folder. Raises OSError where that is occupied or cannot be written."""
     import torch
@@ -113,6 +120,7 @@ def save_model(
         encoder=encoder,
         parameters=count_parameters(config),
         source=source,
+        run=run,
     )
     weights = {name: state[name].detach().to("cpu", torch.float32).contiguous() for name in state_shapes(config)}
     with atomic_folder(folder) as partial:
@@ -120,7 +128,7 @@ def save_model(
             save_file(weights, partial / WEIGHTS, {METADATA: description.canonical()})
         except SafetensorError as error:
             raise ModelError(f"{folder}: the weights cannot be written: {error}") from error
-        content = {"format": FORMAT, **description.model_dump(mode="json"), "sha256": sha256_file(partial / WEIGHTS)}
+        content = {"format": FORMAT, **description.content(), "sha256": sha256_file(partial / WEIGHTS)}
         write_json_atomic(partial / CONFIG, content)
         shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors lets the owner alone read
     return load_model(folder)

@@ -76,7 +76,14 @@ def test_missing_parent_names_the_destination(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match=r"file/a'$"):
         write_bytes_atomic(tmp_path / "file" / "a", b"")
-    with pytest.raises(FileNotFoundError, match=r"absent/folder'$"), atomic_folder(tmp_path / "absent" / "folder"):
+
+
+def test_the_folders_above_a_folder_are_made(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "absent" / "too" / "folder") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "absent" / "too" / "folder" / "a").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match=r"file'$"), atomic_folder(tmp_path / "file" / "folder"):
         pass
 
 

@@ -21,6 +21,7 @@ TENSORS = len(list(TrigFlowNet(NANO).parameters()))
 
 def memory(strategy: Strategy, method: Method = "teacher", world: int = 2, **keys) -> DeviceMemory:
     settings = {"microbatch": 4, "precision": "fp32", "emas": 2, "checkpointing": False, "guided": False}
+    settings["dropout_to"] = None
     return device_memory(NANO, method, strategy, world=world, **(settings | keys))
 
 

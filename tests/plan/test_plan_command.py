@@ -120,8 +120,9 @@ def test_a_budget_names_what_is_left_out(study: Path, plan: Fixture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--accelerator", "v100"), f"known are {', '.join(ACCELERATORS)}"),
-        (("launch.accelerator=v100",), f"known are {', '.join(ACCELERATORS)}"),
+        (("--accelerator", "v100"), f"unknown 'v100'; known: {', '.join(ACCELERATORS)}"),
+        (("launch.accelerator=v100",), f"known: {', '.join(ACCELERATORS)}"),
+        (("--accelerator", "h100"), f"did you mean 'h100-80gb'? known: {', '.join(ACCELERATORS)}"),
         (("--devices", "5"), "these do: 1, 2, 3, 4, 6, 8, 12, 24"),
         (("--devices", "4", "--microbatch", "4"), "these do: 1, 2, 3, 6"),
         (("--utilisation", "0"), "above 0 and at most 1"),
@@ -139,3 +140,34 @@ def test_bad_options_exit_2(study: Path, plan: Fixture, arguments: tuple[str, ..
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert said in err
+
+
+def test_what_a_study_leaves_on_the_disk(study: Path, plan: Fixture) -> None:
+    """Two checkpoints a run, those that are kept for good, and snapshots: bytes of parameters and buffers by hand."""
+
+    def runs(*overrides: str) -> list[dict[str, Any]]:
+        return json.loads(plan(study, "--json", "sizes=[xs]", "seeds=[0]", "methods=[teacher]", *overrides)[1])["runs"]
+
+    (usual,), (one_more,) = runs(), runs("ema.half_life_images=[500]")
+    assert usual["disk_bytes"] == 2 * usual["checkpoint_bytes"]
+    whole = 4 * usual["parameters"]
+    assert one_more["checkpoint_bytes"] - usual["checkpoint_bytes"] == whole
+    assert one_more["memory"][0]["ema_bytes"] == 3 * whole
+    (kept,) = runs("launch.checkpoint_keep=1", "launch.checkpoint_keep_steps=10", "launch.ema_snapshot_steps=10")
+    snapshots = kept["disk_bytes"] - 3 * kept["checkpoint_bytes"]  # of steps 10, 20 and 30
+    assert 0 <= snapshots - 3 * 2 * whole < 3 * 4 * 1000  # and the frequencies of the time embedding
+
+
+def test_the_resolutions_that_drop_features_are_counted(study: Path, plan: Fixture) -> None:
+    def activations(value: str) -> list[int]:
+        command = [study, "--json", "sizes=[xs]", "seeds=[0]", f"sct.dropout_max_resolution={value}"]
+        return [run["memory"][0]["activations_bytes"] for run in json.loads(plan(*command)[1])["runs"]]
+
+    coarse, every = activations("4"), activations("null")
+    assert [a == b for a, b in zip(coarse, every, strict=True)] == [True, True, False, True]
+    assert coarse[2] < every[2]
+
+
+def test_help_names_the_accelerators(plan: Fixture) -> None:
+    out = " ".join(plan("--help")[1].split())
+    assert all(name in out for name in ACCELERATORS)

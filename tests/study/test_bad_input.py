@@ -57,10 +57,13 @@ MISTAKES = {
         ["by_size.xs.ema.sigma_rel=[0.05]"],
         ["sampling.teacher_ema: 0.1 is not among ema.sigma_rel [0.05]: add it there (size xs)"],
     ),
-    "by size, size": (["by_size.mm.scd.steps=3"], ["by_size.mm: family 'nano' has no such size", "did you mean 'm'?"]),
+    "by size, size": (
+        ["by_size.mm.scd.steps=3"],
+        ["by_size.mm: family 'nano' has no such size", "did you mean 'm'?", "by_size={}"],
+    ),
     "type": (["teacher.steps=many"], ["teacher.steps: ", "valid integer", "(value 'many')"]),
-    "type of a list": (["seeds=one"], ["seeds: ", "valid tuple", "(value 'one')"]),
-    "section": (["sampling=7"], ["sampling: ", "(value 7)"]),
+    "type of a list": (["seeds=one"], ["seeds: a list belongs here, in brackets: write seeds=[one] (value 'one')"]),
+    "section": (["sampling=7"], ["sampling: a section of keys belongs here: write sampling.KEY=VALUE (value 7)"]),
     "range": (["evaluation.samples=20"], ["evaluation.samples: ", "greater than or equal to 100 (value 20)"]),
     "not finite": (["teacher.lr=.nan"], ["teacher.lr: ", "finite number (value nan)"]),
     "width": (["ema.sigma_rel=[0.3]"], ["ema.sigma_rel.0: ", "less than 0.28 (value 0.3)"]),
@@ -73,7 +76,10 @@ MISTAKES = {
     "no equals sign": (["teacher.steps"], ["override 'teacher.steps'", "write it as key=value"]),
     "no key": (["=3"], ["override '=3'", "write it as key=value"]),
     "into a value": (["name.first=x"], ["override 'name.first=x'", "name holds 'tiny', not a section"]),
-    "value": (["sizes=[xs"], ["override 'sizes=[xs'", "not valid YAML"]),
+    "value": (
+        ["sizes=[xs"],
+        ["override 'sizes=[xs': the value is not valid YAML: close every bracket", "sizes=[a, b]"],
+    ),
     "size": (["sizes=[xs, xxl]"], ["family 'nano' has no size 'xxl'", "xs, s, m, l"]),
     "repeated": (["sizes=[xs, xs]"], ["sizes: ['xs', 'xs'] repeats an entry"]),
     "family": (["family=nanoo"], ["family: unknown family 'nanoo'", "did you mean 'nano'?"]),
@@ -112,7 +118,10 @@ MISTAKES = {
     ),
     "strategy": (["launch.strategy=zero4"], ["launch.strategy: ", "'zero3' (value 'zero4')"]),
     "held out": (["data.held_out=null"], ["data: held_out: name held-out shards"]),
-    "name": (["name=../up"], ["name: ", "(value '../up')"]),
+    "name": (
+        ["name=../up"],
+        ["name: is the name of a folder", "such as fashion-2 (value '../up')"],
+    ),
     "device": (["launch.device=gpu"], ["launch.device: ", "'auto', 'cpu' or 'cuda' (value 'gpu')"]),
 }
 
@@ -326,7 +335,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path, write_study: Fixture, c
     path = write_study(tmp_path)
     before = path.read_bytes()
     result = cli("study", "run", path, f"launch.folder={path}")
-    assert_refused(result, f"{path}/tiny: Not a directory: choose another folder")
+    assert_refused(result, f"{path}/data: Not a directory: choose another folder")
     assert path.read_bytes() == before
     assert files(tmp_path) == ["study.yaml"]
 

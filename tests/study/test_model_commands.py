@@ -138,7 +138,7 @@ MISTAKES = {
         ["import-edm2", "pointer.pkl", "--to", "to"],
         "pointer.pkl: is a Git LFS pointer, not the file itself",
     ),
-    "no parent": (["import-edm2", "good.pkl", "--to", "no/where"], "no/where"),
+    "no parent": (["import-edm2", "good.pkl", "--to", "text.pkl/no"], "text.pkl: File exists: choose another folder"),
     "occupied": (["import-edm2", "good.pkl", "--to", "full"], "full exists and is not an empty folder"),
     "a file in the way": (["import-edm2", "good.pkl", "--to", "text.pkl"], "text.pkl"),
     "no model": (["show", "full"], "config.json: no such file: name a folder made by"),

@@ -141,13 +141,21 @@ def test_a_stored_average_comes_out_as_it_was(
     assert all(torch.equal(state[name], average) for name, average in stored.items())
 
 
-def test_a_distant_profile_is_told(trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_distant_profile_is_made_on_request_only(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Between two snapshots, too narrow."""
-    made = reconstruct(trained.home, SPEC, 0.02, updates=29)
+    made = reconstruct(trained.home, SPEC, 0.02, updates=29, max_error=2)
     assert made.error > 0.2
-    assert f"sigma_rel 0.02 after 29 updates: the nearest profile is {100 * made.error:.1f} % away" in caplog.text
-    assert "choose the last snapshot before, of 26 updates, or keep more snapshots" in caplog.text
     assert max(term.updates for term in made.terms) == 26
+    ask = [trained.home, "--sigma-rel", 0.02, "--updates", 29, "--to", tmp_path / "model"]
+    err = refused(capsys, *ask)
+    assert f"sigma_rel 0.02 after 29 updates: the nearest profile is {made.error:.1%} away, above 0.05" in err
+    assert "choose the last snapshot before, --updates 26, or keep more snapshots" in err
+    assert "launch.ema_snapshot_steps" in err
+    assert not (tmp_path / "model").exists()
+    accepted = err.split()[-1]
+    assert run(*ask, "--max-error", accepted) == 0
 
 
 MISTAKES = {

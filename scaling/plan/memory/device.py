@@ -22,7 +22,6 @@ from scaling.training.sharding.zero_config import bucket_elements
 
 NODE = 8  # devices that share a fast link: the shard group of HSDP
 WIDE = 4  # bytes of a float32
-STUDENT_DROPOUT = 16  # the finest resolution at which a student drops features (sCM, section 4.1); a teacher's are all
 MOMENTS = 2  # of Adam, beside one number of steps for each parameter
 
 
@@ -60,12 +59,14 @@ def device_memory(
     emas: int,
     checkpointing: bool,
     guided: bool,
+    dropout_to: int | None,
 ) -> DeviceMemory:
     """The memory of a run on `world` devices with `microbatch` samples a device and pass.
 
     A student distilled with guidance has the guidance input, its teacher has not. VSD trains a fake-score network of
     the student's shape beside it, with no average, and takes the gradient of each of its losses before the next.
-    Activations are counted with dropout: without, a teacher's are up to 9 % fewer.
+    Activations are counted with dropout, at resolutions up to `dropout_to` (None: all): without any, a teacher's are up
+    to 9 % fewer.
     """
     distilled = method in ("scd", "vsd")
     student = replace(network, guidance=guided) if distilled else network
@@ -88,7 +89,7 @@ def device_memory(
             dual=method != "teacher",
             checkpointing=checkpointing,
             precision=precision,
-            dropout_to=None if method == "teacher" else STUDENT_DROPOUT,
+            dropout_to=dropout_to,
         ),
     )
 
@@ -100,6 +101,12 @@ def _kept_copies(found: Shapes, strategy: Strategy, checkpointing: bool) -> int:
     if strategy != "zero3":
         return 0
     return WIDE * (max(found.elements) if checkpointing else sum(found.elements))
+
+
+def snapshot_bytes(network: NetworkConfig, emas: int) -> int:
+    """Bytes of the tensors in one snapshot: each average, and the buffers."""
+    found = network_shapes(network)
+    return WIDE * (emas * sum(found.elements) + found.buffers)
 
 
 def checkpoint_bytes(network: NetworkConfig, emas: int, method: Method) -> int:

@@ -48,6 +48,7 @@ class _Demand:
     precision: Precision
     emas: int
     guided: bool
+    dropout_to: int | None
 
     def memory(self, strategy: Strategy, checkpointing: bool, devices: int, microbatch: int) -> DeviceMemory:
         """With at most so many images a pass: the largest number that divides what a device gets."""
@@ -61,6 +62,7 @@ class _Demand:
             emas=self.emas,
             checkpointing=checkpointing,
             guided=self.guided,
+            dropout_to=self.dropout_to,
         )
 
     def smallest(self, strategy: Strategy, checkpointing: bool, microbatch: int, usable: float) -> int | None:
@@ -82,8 +84,9 @@ def placements(
         method=spec.method,
         batch=spec.recipe.batch,
         precision=spec.precision,
-        emas=len(spec.ema.sigma_rel),
+        emas=spec.ema.count,
         guided=is_guided(spec),
+        dropout_to=spec.recipe.dropout_max_resolution,
     )
     microbatch = microbatch or demand.batch // devices
     usable = accelerator.usable_bytes

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from scaling.config.sections import LABELS
+from scaling.config.sections import LABELS, Method
 from scaling.plan import units
 from scaling.plan.build import Plan, RunPlan
 from scaling.plan.export import totals
@@ -48,9 +48,10 @@ def costs_table(plan: Plan) -> Table:
 
 def totals_table(plan: Plan) -> Table:
     """Sums by method, by size and over all."""
-    numbers = right("runs", "train FLOPs", "sampling FLOPs", "decoding FLOPs", "checkpoints", "device time")
+    numbers = right("runs", "train FLOPs", "sampling FLOPs", "decoding FLOPs", "on disk", "device time")
     made = table("totals", ("runs of", *numbers, *right(f"on {plan.devices}")))
-    for method in dict.fromkeys(run.spec.method for run in plan.runs):
+    methods: tuple[Method, ...] = tuple(dict.fromkeys(run.spec.method for run in plan.runs))
+    for method in methods:
         _add_total(made, plan, LABELS[method], [run for run in plan.runs if run.spec.method == method])
     made.add_section()
     for size in dict.fromkeys(run.spec.size for run in plan.runs):
@@ -66,7 +67,7 @@ def _add_total(made: Table, plan: Plan, name: str, runs: Sequence[RunPlan]) -> N
         escape(name),
         str(len(runs)),
         *(units.flops(sums[key]) for key in ("train_flops", "sampling_flops", "decoding_flops")),
-        units.size(sums["checkpoint_bytes"]),
+        units.size(sums["disk_bytes"]),
         units.time(sums["device_hours"]),
         units.time(sums["device_hours"] / plan.devices),
     )
