@@ -3,13 +3,32 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= configs/study/fashion.yaml
 
-.PHONY: study test lint format gpu clean
+SECONDS ?= 3600
+# What a change most often breaks: order of imports, configuration, networks, attention, losses, one process that trains
+# and saves, checkpoints, shards, the analysis. No process is started.
+QUICK := tests/test_imports.py tests/test_sampling.py tests/analysis tests/config tests/data_pipeline tests/models \
+         tests/kernels/test_chunked.py tests/kernels/test_derivatives.py tests/kernels/test_judge.py \
+         tests/kernels/test_refusals.py tests/plan/test_budget.py tests/plan/test_devices.py tests/plan/test_memory.py \
+         tests/slurm_local/test_job_graph.py tests/study/test_plan_status.py tests/training/test_checkpoint.py \
+         tests/training/test_ema.py tests/training/test_objectives.py tests/training/test_parallel.py \
+         tests/training/test_posthoc.py tests/training/test_randomness.py tests/study/test_trainer_resume.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+.PHONY: study test quick nightly lint format gpu clean
 
 study: $(VENV)/.installed
 	$(BIN)/trigscale study run $(STUDY)
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+# Under a minute on two cores.
+quick: $(VENV)/.installed
+	$(PYTEST) -m 'not nightly and not slow' $(QUICK)
+
+# The rest of the tables of which `make test` has a part; tests that SECONDS leave no time for are counted as skipped.
+nightly: $(VENV)/.installed
+	$(PYTEST) -m nightly --seconds $(SECONDS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -34,9 +34,9 @@ def against_one(case: Case, strategy: str, **how: int) -> str:
 def row(objective: str, strategy: str) -> str:
     """One line of the table."""
     mixed = {"passes": BATCH // STRATEGIES[strategy] // 2, "checkpointing": True, "cut": STEPS // 2}
-    cells = [objective, strategy, str(STRATEGIES[strategy]), against_one(Case(objective), strategy)]
-    cells += [against_one(Case(objective, guided=True), strategy, **mixed)]
-    cells += [against_one(Case(objective, precision), strategy) for precision in HALVES]
+    cells = [objective, strategy, str(STRATEGIES[strategy]), against_one(Case(objective, steps=STEPS), strategy)]
+    cells += [against_one(Case(objective, guided=True, steps=STEPS), strategy, **mixed)]
+    cells += [against_one(Case(objective, precision, steps=STEPS), strategy) for precision in HALVES]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     lines += ["| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|"]
     print("\n".join(lines))
     for objective in OBJECTIVES:
-        limits = [f"{rounding(objective, precision):.1e}" for precision in HALVES]
+        limits = [f"{rounding(Case(objective, precision, steps=STEPS)):.1e}" for precision in HALVES]
         lines.append(f"| {objective} | one process, against its float32 | 1 | | | {' | '.join(limits)} |")
         print(lines[-1], flush=True)
         for strategy in STRATEGIES:

@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -31,8 +32,9 @@ from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import Ema, Launch, Precision, Strategy
-from scaling.plan.memory.activations import DTYPES, activation_bytes
+from scaling.plan.memory.activations import activation_bytes
 from scaling.plan.memory.device import device_memory
+from scaling.plan.memory.timeline import DTYPES
 from scaling.study.machine import machine
 from scaling.training.ema import Averages
 from scaling.training.sharding.parallel import build_engine
@@ -52,13 +54,13 @@ RUNS: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("bf16", True))  # 
 HELD: list[tuple[Strategy, Precision, bool]] = [(s, p, student) for s in STRATEGIES for p, student in RUNS]
 
 
-def held(strategy: Strategy, network: NetworkConfig, student: bool, precision: Precision) -> dict[str, int]:
-    """The bytes that the fuller of two gloo processes holds, part by part, as `memory_held.held` finds them."""
+def held_by_processes(strategy: Strategy, precision: Precision, student: bool) -> list[dict[str, int]]:
+    """The bytes that each of two gloo processes holds, part by part, as `memory_held.held` finds them."""
     command = [
         sys.executable,
         str(Path(__file__).with_name("memory_held.py")),
         strategy,
-        json.dumps(network.describe()),
+        json.dumps(NANO_L.describe()),
     ]
     command += ["student" if student else "teacher", precision]
     port = free_port()
@@ -76,13 +78,14 @@ def held(strategy: Strategy, network: NetworkConfig, student: bool, precision: P
     for process, (_, errors) in zip(processes, outputs, strict=True):
         if process.returncode:
             raise RuntimeError(f"{strategy}, {precision}: a process failed:\n{errors[-3000:]}")
-    found = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
-    return {part: max(each[part] for each in found) for part in found[0]}
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
 
 
-def compare_held(strategy: Strategy, precision: Precision, student: bool) -> list[Record]:
-    """One record a part: predicted and measured bytes."""
-    measured = held(strategy, NANO_L, student, precision)
+def compare_held(
+    strategy: Strategy, precision: Precision, student: bool, held: Sequence[dict[str, int]]
+) -> list[Record]:
+    """One record a part: predicted bytes, and those of the fuller of the processes."""
+    measured = {part: max(each[part] for each in held) for part in held[0]}
     predicted = device_memory(
         NANO_L,
         "sct" if student else "teacher",
@@ -200,7 +203,7 @@ def main() -> None:
         torch.set_num_threads(1)
         sections = {
             "Held by the fuller of two processes, nano l (0.72 M parameters)": [
-                record for case in HELD for record in compare_held(*case)
+                record for case in HELD for record in compare_held(*case, held_by_processes(*case))
             ],
             "Peak of activations": compare_activations(NANO_L, "nano l", 64)
             + compare_activations(SMALL, "2.9 M parameters, 16x16", 8)

@@ -21,7 +21,7 @@ from scaling.config.sections import Ema, Launch, Precision, Strategy
 from scaling.methods.batch import Batch
 from scaling.methods.consistency import Tangent, consistency_loss, data_velocity
 from scaling.methods.teacher import teacher_loss
-from scaling.plan.memory.activations import DTYPES
+from scaling.plan.memory.timeline import DTYPES
 from scaling.training.ema import Averages
 from scaling.training.sharding.parallel import build_engine
 from scaling.training.sharding.world import joined

@@ -17,6 +17,11 @@ def is_safe(text: str) -> bool:
     return UNSAFE.search(text) is None
 
 
+def printable(text: str) -> str:
+    """The text with what a terminal would obey escaped; lines stay lines."""
+    return UNSAFE.sub(lambda found: found[0] if found[0] in "\n\t" else ascii(found[0])[1:-1], text)
+
+
 def shown(value: Any, limit: int = 80) -> str:
     """The value as Python writes it, at most `limit` characters long; a long text is cut before it is quoted."""
     quoted = repr(value[: limit + 1] if isinstance(value, str | bytes) else value)

@@ -15,8 +15,8 @@ Derivatives of every order and mode are right on every path and at every length:
 tensors of torch.autograd.forward_ad, under activation checkpointing and FSDP2, within torch.compile (fullgraph) and
 through what torch.export and make_fx traced. Where torch refuses, so do we: transforms of a compiled function are to be
 taken within it. Dual tensors that enter a compiled function are refused here, as the compiler may drop their tangents.
-On `triton` and `chunked` memory stays linear up to second derivatives of one reverse mode at least; the forward
-derivative of a tangent, and the third order, hold all logits at once, as `plain` does.
+On `triton` and `chunked` second derivatives keep memory linear too, unless both are of forward mode: the forward
+derivative of a tangent, and what is of third order, are the formulas of `plain` and hold all logits at once.
 
 Under autocast inputs are cast to its type, as for scaled_dot_product_attention. Logits and sums are kept in float32 at
 least. Results are the same from run to run for the same inputs, path and number of threads; another number of threads
@@ -175,7 +175,6 @@ def _refuse_what_torch_loses() -> None:
         )
 
 
-@torch.compiler.assume_constant_result
 def _refuse_duals_around_graph() -> None:
     """Raise if forward mode was on where the function that is being compiled was called.
 
@@ -189,6 +188,10 @@ def _refuse_duals_around_graph() -> None:
             "attention: dual tensors enter a compiled function, which may drop their tangents: make them inside it "
             "(torch.func.jvp or dual_level within what torch.compile gets), or call the function uncompiled"
         )
+
+
+# As torch.compiler.assume_constant_result does, which imports the whole compiler first, for seconds.
+_refuse_duals_around_graph._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _check_tensors(**tensors: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from data_pipeline.errors import UserError
+from data_pipeline.text import printable
 
 FULL = "make room there, then launch again"
 CLOSED = "make it writable or choose another folder, then launch again"
@@ -24,11 +25,6 @@ def explain(error: Exception) -> str:
         return printable(str(error))
     where = f"{error.filename}: " if error.filename else ""
     return printable(f"{where}{error.strerror}: {REMEDIES.get(error.errno or 0, 'see to it, then launch again')}")
-
-
-def printable(text: str) -> str:
-    """The text with everything that would steer a terminal escaped; lines stay lines."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 class TrainingError(Exception):

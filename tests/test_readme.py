@@ -144,5 +144,5 @@ def test_the_default_study_keeps_what_readmes_average_needs() -> None:
             steps = config.recipe(method, size).steps
             times = [*range(every, steps + 1, every), steps]
             stored = [(time, power_exponent(width)) for time in times for width in config.ema_of(size).sigma_rel]
-            arrays = (np.array(column, np.float64) for column in zip(*stored, strict=True))
-            assert fit_profile(*arrays, steps, power_exponent(0.07))[1] < LARGE_ERROR
+            updates, exponents = (np.array(column, np.float64) for column in zip(*stored, strict=True))
+            assert fit_profile(updates, exponents, steps, power_exponent(0.07))[1] < LARGE_ERROR

@@ -63,7 +63,7 @@ def study_plan(
     budget: Annotated[float | None, typer.Option(help="device-hours: say what fits and what does not")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a study would cost; nothing runs and nothing is written."""
+    """Print what a study would cost; nothing runs, and nothing is written but a cache of counts."""
     gc.disable()  # to walk over all that torch brings along, again and again, was a fifth of this short command
     from scaling.plan.build import Options, build_plan
     from scaling.plan.export import plan_json

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from data_pipeline.text import is_safe
 from scaling.config.families import CONFIGS
 from scaling.config.sections import (
     METHODS,
@@ -37,7 +38,7 @@ DEFAULT_METHODS: tuple[Method, ...] = ("teacher", "scd", "sct")
 
 def folder_name(name: str) -> str:
     """The name, found fit for a folder and for a terminal; ValueError says what is wrong with it."""
-    if not name.isprintable():
+    if not is_safe(name):
         raise ValueError("has line breaks or other characters that cannot be seen: leave them out")
     if not name or name.startswith(".") or "/" in name or len(name.encode()) > NAME_BYTES:
         raise ValueError(

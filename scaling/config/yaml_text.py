@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from yaml._yaml import CParser
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.parser import Parser
+from yaml.reader import Reader
+from yaml.resolver import Resolver
+from yaml.scanner import Scanner
 
 from data_pipeline.text import is_safe, shown
 
@@ -28,25 +35,35 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MAX_CHARACTERS:
         raise Unreadable(f"it has {len(text):,} characters, expected {MAX_CHARACTERS:,} at most")
-    loader = _Loader(text)
+    try:
+        return _load(_Fast(text))
+    except Unreadable:
+        raise
+    except yaml.YAMLError:
+        return _load(_Quoting(text))
+
+
+def _load(loader: _Fast | _Quoting) -> Any:
     try:
         return loader.get_single_data()
     finally:
         loader.dispose()
 
 
-class _Loader(yaml.SafeLoader):
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
+class _Bounded(Composer, SafeConstructor, Resolver):
+    """From the events of a parser to plain values."""
+
+    def __init__(self) -> None:
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
         self._depth = 0
         # Of each node that is whole: how many values it is, its aliases written out, and how deep they go.
         self._extent: dict[int, tuple[int, int]] = {}
 
-    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
-        # The scanner looks ahead over open brackets, at a cost that grows with their square.
-        if self.flow_level > MAX_DEPTH:
-            raise self._too_deep(self.line)
-        super().fetch_flow_collection_start(TokenClass)
+    if TYPE_CHECKING:  # the parser's
+
+        def peek_event(self) -> Any: ...
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         self._depth += 1
@@ -106,3 +123,27 @@ class _Loader(yaml.SafeLoader):
 
     def _too_deep(self, line: int) -> Unreadable:
         return Unreadable(f"line {line + 1}: lists and mappings lie more than {MAX_DEPTH} deep")
+
+
+class _Quoting(_Bounded, Reader, Scanner, Parser):
+    """PyYAML's own parser, whose errors quote the place."""
+
+    def __init__(self, text: str) -> None:
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+        _Bounded.__init__(self)
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        # The scanner looks ahead over open brackets, at a cost that grows with their square.
+        if self.flow_level > MAX_DEPTH:
+            raise self._too_deep(self.line)
+        super().fetch_flow_collection_start(TokenClass)
+
+
+class _Fast(_Bounded, CParser):
+    """libyaml's parser, six times as fast."""
+
+    def __init__(self, text: str) -> None:
+        CParser.__init__(self, text)
+        _Bounded.__init__(self)

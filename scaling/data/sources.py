@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,9 @@ class Stamp(RootModel[dict[str, list[int]]]):
     """Size in bytes and time of change of every file of a folder of shards that was verified."""
 
 
+Notes = dict[Path, Stamp]  # by the files that they are to be written to
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Shards that were verified, and their identity."""
@@ -43,11 +46,17 @@ class Prepared:
     data: RunData
 
 
-def prepare(data: Data, folder: Path, check: Callable[[Prepared], None] = lambda _: None) -> Prepared:
-    """The shards of a study's data: the embedded set is packed on first use, a user's folders are taken as they are.
+def prepare(data: Data, folder: Path) -> Prepared:
+    """The shards of a study's data, verified. Raises DataError."""
+    prepared = locate(data, folder)
+    note(verify_changed(prepared, folder))
+    return prepared
 
-    Every shard is verified once in full and again whenever its size or time changed. `check` may refuse them before
-    that. Raises DataError, with nothing written that was not packed.
+
+def locate(data: Data, folder: Path) -> Prepared:
+    """The shards of a study's data, not verified: the embedded set is packed on first use, other folders are taken.
+
+    Raises DataError where they are none, or of another encoder.
     """
     if data.source == "fashion":
         shards, held_out = (pack_fashion(split, data.encoder, folder / "data") for split in ("train", "test"))
@@ -56,10 +65,7 @@ def prepare(data: Data, folder: Path, check: Callable[[Prepared], None] = lambda
         shards, held_out = Path(data.source), Path(data.held_out)
     first, second = (of_encoder(path, data.encoder) for path in (shards, held_out))
     identity = RunData(content_sha256=first.content_sha256, held_out_sha256=second.content_sha256, encoder=data.encoder)
-    prepared = Prepared(shards, held_out, identity)
-    check(prepared)
-    verify_once((shards, held_out), folder / "data")
-    return prepared
+    return Prepared(shards, held_out, identity)
 
 
 def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) -> Path:
@@ -114,20 +120,26 @@ def of_encoder(shards: Path, encoder: str) -> Manifest:
     return manifest
 
 
-def verify_once(folders: Sequence[Path], stamps: Path) -> None:
-    """Check every byte of these folders of shards that was not checked since it last changed; DataError for damage.
+def verify_changed(prepared: Prepared, folder: Path) -> Notes:
+    """Check every byte of the shards whose size or time changed since they were; DataError for damage.
 
-    A note of what was checked is left in `stamps` once all are found whole.
+    Returns the notes to be left once the study is not refused for anything else.
     """
-    notes: dict[Path, Stamp] = {}
-    for shards in folders:
+    notes: Notes = {}
+    hashes = (prepared.data.content_sha256, prepared.data.held_out_sha256)
+    for shards, content in zip((prepared.shards, prepared.held_out), hashes, strict=True):
         state = Stamp({path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards.iterdir())})
-        stamp = stamps / f"verified-{Manifest.load(shards).content_sha256[:12]}.json"
+        stamp = folder / "data" / f"verified-{content[:12]}.json"
         if sound(stamp, partial(read_model, stamp, Stamp)) != state:
             verify(shards)
             notes[stamp] = state
+    return notes
+
+
+def note(notes: Notes) -> None:
+    """Write down what was verified, so that the next launch need not."""
     for stamp, state in notes.items():
-        stamps.mkdir(parents=True, exist_ok=True)
+        stamp.parent.mkdir(parents=True, exist_ok=True)
         write_model(stamp, state)
 
 

@@ -84,10 +84,10 @@ def draw(paint: Callable[[Figure], None], width: float, height: float) -> bytes:
     """PNG bytes of a figure of width x height inches, painted by `paint`; pyplot and its global state stay out."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
+        canvas = FigureCanvasAgg(figure)
         paint(figure)
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+        canvas.print_png(stream, metadata={"Software": None})  # savefig would draw all of it twice, for its layout
     return stream.getvalue()
 
 
@@ -153,7 +153,7 @@ def end_labels(axes: Axes, labels: Sequence[EndLabel], gap: float) -> None:
     ends = axes.transAxes.inverted().transform(axes.transData.transform([(label.x, label.y) for label in ordered]))
     steps = gap * np.arange(len(ordered))
     # The nearest heights that keep the order and the gap, then moved inside the axes.
-    nearest = rising(ends[:, 1] - steps)
+    nearest = rising((ends[:, 1] - steps).tolist())
     heights = np.clip(nearest, gap / 3, max(gap / 3, 1 - steps[-1])) + steps
     for (x, y), height, label in zip(ends, heights, ordered, strict=True):
         leader = {"color": label.colour, "linewidth": 0.6, "transform": axes.transAxes, "clip_on": False}
@@ -161,13 +161,13 @@ def end_labels(axes: Axes, labels: Sequence[EndLabel], gap: float) -> None:
         axes.annotate(label.text, (1.05, height), xycoords="axes fraction", color=label.colour, fontsize=8, va="center")
 
 
-def rising(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The values [N] that never fall and are nearest to `values` by squares: neighbours that fall are pooled.
+def rising(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """The numbers [N] that never fall and are nearest to `values` by squares: neighbours that fall are pooled.
 
     Isotonic regression by pool-adjacent-violators; scipy.optimize, which has it too, takes half a second to import.
     """
     pools: list[tuple[float, int]] = []  # mean and number of neighbours that share it
-    for value in values.tolist():
+    for value in values:
         mean, count = value, 1
         while pools and pools[-1][0] >= mean:
             before, number = pools.pop()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import open_in_place
-from scaling.errors import printable
+from data_pipeline.text import printable
 
 POLL_SECONDS = 0.2
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from scaling.errors import printable
+from data_pipeline.text import printable
 from scaling.plan.costs import seconds_estimate
 from scaling.run.home import RunHome
 from scaling.run.metrics import read_metrics
@@ -88,7 +88,7 @@ class Display:
 def _note(last: dict[str, Any], steps: int) -> str:
     if last["step"] >= steps:
         return "sampling and evaluating"
-    loss = "not finite" if last["loss"] is None else f"{last['loss']:.4f}"
+    loss = "not finite" if last.get("loss") is None else f"{last['loss']:.4f}"
     speed = last["images_per_second"]
     left = (steps - last["step"]) * last.get("images", 0) / last["step"] / speed if speed else float("nan")
     return f"step {last['step']}/{steps}, {speed:.0f} images/s, loss {loss}, {left:.0f} s left"

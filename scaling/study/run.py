@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.files import clear_partials
 from scaling.config.sections import foreign_ruler
 from scaling.data.reference import write_reference
-from scaling.data.sources import prepare
+from scaling.data.sources import locate, note, verify_changed
 from scaling.plan.costs import seconds_estimate
 from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
@@ -20,7 +19,7 @@ from scaling.run.home import RunHome, StudyFolder, write_model
 from scaling.run.locks import locked
 from scaling.run.schemas import Environment, StudyRuns
 from scaling.run.spec import PlannedRun
-from scaling.study.checks import check_fit, check_launch, check_runnable
+from scaling.study.checks import check_fit, check_launch, check_runnable, check_samples
 from scaling.study.expand import expand
 from scaling.study.launch import worker_environment, workers, write_homes
 from scaling.study.machine import describe_launch
@@ -54,7 +53,11 @@ def run_study(study: Study, command: str) -> int:
     if said := foreign_ruler(study.config.data.source, study.config.evaluation.metric):
         log.warning("%s", said)
     start = time.monotonic()
-    prepared = prepare(study.config.data, study.config.launch.folder, partial(check_fit, study))
+    prepared = locate(study.config.data, study.config.launch.folder)
+    check_fit(study, prepared)
+    notes = verify_changed(prepared, study.config.launch.folder)
+    check_samples(study, prepared)
+    runs = expand(study.config, study.family, prepared.data)
     seconds = time.monotonic() - start
     folder = StudyFolder(study.folder)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -62,10 +65,10 @@ def run_study(study: Study, command: str) -> int:
         clear_partials(folder.path)
         clock = Clock(folder.environment, Environment)
         clock.add("data", seconds)
+        note(notes)
         with clock.stage("data"):
             reference = write_reference(prepared, study.config.evaluation.samples, folder)
         clock.start(describe_launch(clock.content, study.config, prepared, device, command))
-        runs = expand(study.config, study.family, prepared.data)
         write_homes(study, runs, prepared, reference)
         write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))
         with clock.stage("runs"), open_display(study, runs) as display:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from data_pipeline.files import make_parents, write_bytes_atomic
 from data_pipeline.images import load_samples
@@ -19,6 +16,7 @@ from scaling.run.samples import Samples, maker
 from scaling.run.spec import RunSpec
 from scaling.sampling.evaluations import sampler_steps
 from scaling.sampling.generate import generate
+from scaling.sampling.pictures import to_png
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.files import MANIFEST, POINTER, CheckpointError
 from scaling.weights.folder import CONFIG, ModelError, load_model
@@ -80,24 +78,11 @@ def _network(path: Path, device: torch.device) -> tuple[RunSpec, TrigFlowNet]:
     return spec, load_network(loaded, spec, device)
 
 
-def tile(images: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, H, W, C] in rows of ten: uint8 [rows H, 10 W] or [rows H, 10 W, 3]."""
-    n, h, w, c = images.shape
-    rows = -(-n // COLUMNS)
-    padded = np.zeros((rows * COLUMNS, h, w, c), np.uint8)
-    padded[:n] = images
-    grid = padded.reshape(rows, COLUMNS, h, w, c).swapaxes(1, 2).reshape(rows * h, COLUMNS * w, c)
-    return grid[..., 0] if c == 1 else grid
+def _picture(samples: Samples) -> bytes:
+    return to_png(samples.images, COLUMNS)
 
 
-def to_png(samples: Samples) -> bytes:
-    """One picture of all images."""
-    buffer = io.BytesIO()
-    Image.fromarray(tile(samples.images)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-WRITERS = {".png": to_png, ".npz": Samples.to_npz}
+WRITERS = {".png": _picture, ".npz": Samples.to_npz}
 
 
 def evaluate_npz(path: Path, reference: Path) -> dict[str, Any]:

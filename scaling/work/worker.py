@@ -22,6 +22,8 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 LOCK_SECONDS = 30.0
 COMMAND = (sys.executable, "-P", "-m", "scaling.work.worker")  # -P: nothing is imported from the current folder
 
+UNBEGUN = "stopped before anything was begun; what earlier launches saved stays"
+
 log = logging.getLogger(__name__)
 
 
@@ -56,14 +58,17 @@ def _ended(home: Path, rank: str | None, stop: StopRequest) -> int:
 
 
 def _run(home: Path, rank: str | None, stop: StopRequest) -> int:
-    from data_pipeline.files import clear_partials
     from scaling.errors import Interrupted
+
+    if stop():
+        raise Interrupted(UNBEGUN)
+    from data_pipeline.files import clear_partials
     from scaling.run.locks import locked
     from scaling.run.spec import load_run
     from scaling.work.stages import run
 
     if stop():
-        raise Interrupted("stopped before anything was begun")
+        raise Interrupted(UNBEGUN)
     launch = load_run(home).launch
     if rank is None and launch.devices > 1:
         return run_ranks((*COMMAND, str(home)), launch.devices, os.environ, stop)

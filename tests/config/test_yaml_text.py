@@ -80,6 +80,12 @@ def test_refusals_name_the_line_and_are_short(tmp_path: Path, kind: str) -> None
     assert content == {}
 
 
+def test_errors_quote_the_place() -> None:
+    """libyaml names line and column alone; PyYAML's own parser shows them."""
+    with pytest.raises(yaml.YAMLError, match=r"line 2, column 8:\n +lr: 0.1: 2\n +\^"):
+        parse_yaml("steps: 1\nlr: 0.1: 2")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

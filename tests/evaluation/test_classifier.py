@@ -105,13 +105,15 @@ def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_training_learns_and_repeats_from_its_seed_alone() -> None:
     images, labels = load_fashion("train")
-    few, targets = as_tensor(images[:1280]), torch.from_numpy(labels[:1280]).long()
+    few, targets = as_tensor(images[:512]), torch.from_numpy(labels[:512]).long()
     before = torch.random.get_rng_state()
-    first = train(few, targets, epochs=20, seed=1)
+    first = train(few, targets, epochs=2, seed=1)
     assert torch.equal(torch.random.get_rng_state(), before), "global random state was used"
     torch.manual_seed(123)
-    again, other = train(few, targets, epochs=20, seed=1), train(few, targets, epochs=20, seed=2)
+    again, other = train(few, targets, epochs=2, seed=1), train(few, targets, epochs=2, seed=2)
     for name, value in first.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-5, atol=1e-6)
         assert not torch.equal(other.state_dict()[name], value), name
-    assert accuracy(first, few, targets) > 0.6
+    few = few[:256]
+    learnt = train(few, targets[:256], epochs=16, seed=1)
+    assert accuracy(learnt, few, targets[:256]) > accuracy(first, few, targets[:256]) + 0.2

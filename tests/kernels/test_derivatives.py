@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.func import functional_call, grad, jacfwd, jacrev, vjp, vmap
+from torch.func import functional_call, grad, jacfwd, jacrev, linearize, vjp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from kernels.attention import attention as public_attention
@@ -101,11 +103,23 @@ TRANSFORMS: dict[str, Callable[[list[Tensor], Function], Any]] = {
     "jacfwd": lambda x, f: jacfwd(f, argnums=(0, 1, 2))(*x[:3]),
     "jacrev": lambda x, f: jacrev(f, argnums=(0, 1, 2))(*x[:3]),
     "grad of jvp": lambda x, f: grad(lambda q: jvp(f, (q, *x[1:3]), tuple(x[3:]))[1].sum())(x[0]),
+    "linearize": lambda x, f: linearize(f, *x[:3])[1](*x[3:]),
+    "jvp of jvp": lambda x, f: jvp(lambda *y: jvp(f, y, tuple(x[3:])), tuple(x[:3]), tuple(x[3:])),
+    "jvp of grad": lambda x, f: jvp(gradient(f), tuple(x[:3]), tuple(x[3:])),
+    "grad of grad": lambda x, f: gradient(gradient(f))(*x[:3]),
+    "jvp of grad of jvp": lambda x, f: jvp(gradient(lambda *y: jvp(f, y, y)), tuple(x[:3]), tuple(x[3:])),
+    "grad of grad of grad": lambda x, f: gradient(gradient(gradient(f)))(*(0.3 * y for y in x[:3])),
 }
+
+
+def gradient(f: Function) -> Function:
+    """Of a sum over all results, by q, k and v."""
+    return grad(lambda *y: sum(x.sin().sum() for x in tree_leaves(f(*y))), argnums=(0, 1, 2))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms(name: str) -> None:
+    """Of first to third order, in every mixture of modes."""
     both(partial(TRANSFORMS[name], draw()))
 
 
@@ -172,32 +186,78 @@ def test_gradcheck(path: Any) -> None:
     assert torch.autograd.gradcheck(lambda *y: public_attention_jvp(*y, path=path), leaves)
 
 
-def test_double_backward_on_the_reference_path() -> None:
+@pytest.mark.parametrize("path", ["chunked", "reference"])
+def test_second_derivatives_of_torch_autograd(path: Any) -> None:
+    """Numerically, in float64, reverse over reverse and, on dual tensors that require a gradient, forward over it."""
     leaves = [x.requires_grad_() for x in draw(1, 2, 1, 2, 3, 2, 2)]
-    function = partial(public_attention_jvp, causal=True, path="reference")
-    assert torch.autograd.gradgradcheck(function, leaves)
+    options = {"causal": True, "path": path}
+    check = partial(torch.autograd.gradgradcheck, check_fwd_over_rev=True)
+    assert check(partial(public_attention, **options), leaves[:3])
+    assert check(partial(public_attention_jvp, **options), leaves)
 
 
-SECOND: dict[str, Callable[[list[Tensor]], Any]] = {
-    "jvp of jvp": lambda x: jvp(lambda q: jvp(lambda y: attention(y, *x[1:3]), (q,), (x[3],))[1], (x[0],), (x[3],)),
-    "jvp of grad": lambda x: jvp(grad(lambda q: attention(q, *x[1:3]).sum()), (x[0],), (x[3],)),
-    "jvp of attention_jvp": lambda x: jvp(lambda q: attention_jvp(q, *x[1:]), (x[0],), (x[3],)),
-    "grad of grad": lambda x: grad(lambda q: grad(lambda y: attention(y, *x[1:3]).sum())(q).sum())(x[0]),
+SECOND: dict[str, Callable[[list[Tensor], Function], Any]] = {
+    "jvp": lambda x, f: jvp(f, tuple(x), tuple(y.cos() for y in x)),
+    "jvp, tangents absent": lambda x, f: jvp(lambda q: f(q, *x[1:3], None, x[4], None), (x[0],), (x[3],)),
+    "grad of grad": lambda x, f: grad(lambda k: gradient(lambda *y: f(*y, *x[3:]))(x[0], k, x[2])[0].sum())(x[1]),
+    "grad of grad, tangents absent": lambda x, f: gradient(gradient(lambda *y: f(*y, None, None, x[5])))(*x[:3]),
+    "jvp of grad": lambda x, f: jvp(gradient(lambda *y: f(*y, *x[3:])), tuple(x[:3]), tuple(x[3:])),
 }
 
 
 @pytest.mark.parametrize("name", SECOND)
-def test_second_derivatives_are_refused(name: str) -> None:
-    """They would be silently wrong: an operator's outputs carry no derivative of second order."""
-    with pytest.raises(NotImplementedError, match='path="reference"'):
-        SECOND[name](draw())
+def test_derivatives_of_the_derivative_of_attention_jvp(name: str) -> None:
+    """Of all orders, with absent tangents too."""
+    x = draw()
+    same(SECOND[name](x, partial(attention_jvp, causal=True)), SECOND[name](x, oracle_jvp))
 
 
-def test_double_backward_is_refused() -> None:
-    q, k, v = (x.requires_grad_() for x in draw()[:3])
-    (first,) = torch.autograd.grad(attention(q, k, v).square().sum(), q, create_graph=True)
-    with pytest.raises(NotImplementedError, match='path="reference"'):
-        torch.autograd.grad(first.sum(), q)
+def oracle_jvp(*tensors: Any) -> tuple[Tensor, Tensor]:
+    return public_attention_jvp(*tensors, causal=True, path="reference")
+
+
+@pytest.mark.parametrize("name", ["grad of grad", "jvp of grad", "jvp of jvp"])
+def test_second_derivatives_on_triton(name: str) -> None:
+    """In its interpreter, where there is no GPU, in float32."""
+    pytest.importorskip("triton")
+    x = [y.float().to("cuda" if torch.cuda.is_available() else "cpu") for y in draw(1, 2, 1, 3, 5, 4, 4)]
+    ours = TRANSFORMS[name](x, partial(public_attention, path="triton"))
+    torch.testing.assert_close(ours, TRANSFORMS[name](x, plain), rtol=1e-4, atol=1e-5)
+
+
+class _Largest(TorchDispatchMode):
+    """The most elements that an operator returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(results) if isinstance(x, Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return results
+
+
+def test_second_derivatives_hold_no_logits() -> None:
+    """No operator that runs for the gradient of a gradient returns more than the largest of q, k and v."""
+    q, k, v = (x.requires_grad_() for x in draw(1, 1, 1, 40, 40, 2, 2)[:3])
+    with _Largest() as largest:
+        first = torch.autograd.grad(attention(q, k, v).square().sum(), (q, k, v), create_graph=True)
+        torch.autograd.grad(torch.stack([x.square().sum() for x in first]).sum(), (q, k, v))
+    assert 0 < largest.elements <= q.numel()
+
+
+def test_the_operator_itself_has_its_derivatives() -> None:
+    """Whoever calls it: no wrapper of ours stands between torch.ops and the derivative."""
+    x = draw()
+    with forward_ad.dual_level():
+        out, lse = torch.ops.trigscale.attention(*map(forward_ad.make_dual, x[:3], x[3:]), 6**-0.5, False, "chunked")
+        tangents = [forward_ad.unpack_dual(y).tangent for y in (out, lse)]
+    groups = x[0].shape[1] // x[1].shape[1]
+
+    def oracle(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return plain(q, k, v), (q @ k.repeat_interleave(groups, 1).mT * 6**-0.5).logsumexp(-1)
+
+    same(tangents, list(jvp(oracle, tuple(x[:3]), tuple(x[3:]))[1]))
 
 
 def test_a_tangent_without_gradient_leaves_the_graph() -> None:

@@ -94,3 +94,9 @@ def test_a_value_reaches_its_column(path: str, dtype: torch.dtype, causal: bool,
         kept = torch.ones_like(got, dtype=torch.bool)
         kept[0, 1, :, COLUMN] = not hit
         assert torch.equal(got[kept], want[kept])
+
+
+def test_a_scale_that_is_nan_leaves_no_number(path: str, dtype: torch.dtype, causal: bool) -> None:
+    """As the formula has it; a library that multiplies by it may take it for 1."""
+    case = replace(draw(dtype, causal), scale=torch.nan)
+    assert all(x.isnan().all() for x in results(path, case))

@@ -104,6 +104,47 @@ def test_dropout_and_masks_are_refused(error: type[Exception], option: dict[str,
 
 
 @pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"scale": torch.tensor(0.5, requires_grad=True)}, "scale is a tensor.*multiply q by it"),
+        ({"scale": torch.tensor(0.5)}, "scale is a tensor"),
+        ({"scale": "1"}, "scale is str"),
+        ({"causal": torch.ones(5, 7, dtype=torch.bool)}, "causal is Tensor.*True or False.*no masks"),
+        ({"causal": None}, "causal is NoneType"),
+    ],
+)
+@pytest.mark.parametrize("path", ["plain", "chunked"])
+def test_options_of_another_kind_are_refused(option: dict[str, Any], message: str, path: Any) -> None:
+    """By name, on every path, with what to give instead."""
+    args = six()
+    with pytest.raises(TypeError, match=message):
+        attention(args["q"], args["k"], args["v"], **option, path=path)
+    with pytest.raises(TypeError, match=message):
+        attention_jvp(**args, **option, path=path)
+
+
+def test_a_scale_that_a_transform_differentiates_is_refused() -> None:
+    """Under torch.func it does not say that it requires a gradient, or carries a tangent."""
+    args = six()
+    for transform in (torch.func.grad, torch.func.jacfwd):
+        with pytest.raises(TypeError, match="scale is a tensor"):
+            transform(lambda s: attention(args["q"], args["k"], args["v"], scale=s).sum())(torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_tensor_is_named(name: str) -> None:
+    """A numpy array, or None where there must be a tensor."""
+    for wrong in (lambda x: x.numpy(), lambda x: x.tolist()) + ((lambda _: None,) if name in "qkv" else ()):
+        changes: Any = {name: wrong}
+        args = six(**changes)
+        with pytest.raises(TypeError, match=f"^{name} is (ndarray|list|NoneType): attention takes torch tensors"):
+            attention_jvp(**args)
+        if name in "qkv":
+            with pytest.raises(TypeError, match=f"^{name} is "):
+                attention(args["q"], args["k"], args["v"])
+
+
+@pytest.mark.parametrize(
     ("dtype", "width", "message"),
     [(torch.float64, 16, "float64"), (torch.float16, 257, "257"), (torch.bfloat16, 16, "bfloat16|needs a GPU")],
 )

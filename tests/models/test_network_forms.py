@@ -97,9 +97,9 @@ needs_compiler = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("kind", "recompute", "flavour", "backend", "tolerance"),
     [
-        ("plain", True, "trigflow", "aot_eager", 1e-6),
+        pytest.param("plain", True, "trigflow", "aot_eager", 1e-6, marks=pytest.mark.nightly),
         ("dual", True, "edm2", "aot_eager", 1e-6),
-        pytest.param("dual", False, "trigflow", "inductor", 1e-4, marks=needs_compiler),
+        pytest.param("dual", False, "trigflow", "inductor", 1e-4, marks=(needs_compiler, pytest.mark.nightly)),
     ],
 )
 def test_compiles_without_a_graph_break(

@@ -11,7 +11,8 @@ import torch
 from benchmarks.memory import allocator_peak
 from models.network import NetworkConfig
 from scaling.config.sections import Precision
-from scaling.plan.memory.activations import activation_bytes, transient_events
+from scaling.plan.memory.activations import activation_bytes
+from scaling.plan.memory.timeline import transient_events
 from scaling.plan.meta import shapes
 
 TINY = NetworkConfig(8, 4, 10, 16, (1, 2), 1, (4,), head_channels=8)
@@ -52,7 +53,7 @@ def test_the_allocator_of_a_real_step_agrees(dual: bool, checkpointing: bool, pr
 
 
 def test_what_costs_more_and_what_less() -> None:
-    """Tangents and dropout cost, checkpointing and half precision save; bf16 and fp16 are of one size."""
+    """Tangents and dropout cost, checkpointing and half precision save."""
 
     def count(
         dual: bool = False, checkpointing: bool = False, precision: Precision = "bf16", drop: int | None = 0
@@ -64,7 +65,6 @@ def test_what_costs_more_and_what_less() -> None:
     assert count() < count(dual=True) < 1.2 * count()
     assert count(checkpointing=True) < 0.5 * count()
     assert 0.5 * count(precision="fp32") < count() < 0.75 * count(precision="fp32")
-    assert count(precision="fp16") == count()
     assert count() < count(drop=4) < count(drop=None)
 
 

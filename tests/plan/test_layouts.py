@@ -16,8 +16,8 @@ from torch import Tensor
 
 from models.network import NetworkConfig
 from scaling.config.sections import Precision
-from scaling.plan.memory import activations
-from scaling.plan.memory.activations import transient_events
+from scaling.plan.memory import timeline
+from scaling.plan.memory.timeline import transient_events
 from scaling.plan.meta import layouts, shapes
 from scaling.plan.meta.layouts import Layout
 from scaling.plan.meta.shapes import ShapesOnly
@@ -147,7 +147,7 @@ def torch_alone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "results", lambda *_: None)
         patch.setattr(shapes, "_operations", {})
-        patch.setattr(activations, "without_compiler", nullcontext)
+        patch.setattr(timeline, "without_compiler", nullcontext)
         yield
 
 

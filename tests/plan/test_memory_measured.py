@@ -6,12 +6,14 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks.memory import compare_held
+from benchmarks.memory import NANO_L, compare_held
+from benchmarks.memory_held import held
 from scaling.config.sections import Precision, Strategy
+from tests.ranks import run_ranks
 
 
 def check(strategy: Strategy, precision: Precision, student: bool) -> None:
-    records = compare_held(strategy, precision, student)
+    records = compare_held(strategy, precision, student, run_ranks(2, held, strategy, NANO_L, student, precision))
     assert len(records) == 4
     for record in records:
         assert record["measured"] > 0, record
@@ -24,7 +26,6 @@ def test_torch(strategy: Strategy, student: bool) -> None:
     check(strategy, "fp32", student)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs the extra deepspeed")
 @pytest.mark.parametrize(("strategy", "precision"), [("zero1", "fp32"), ("zero2", "bf16"), ("zero3", "bf16")])
 def test_deepspeed(strategy: Strategy, precision: Precision) -> None:

@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from PIL import Image
+from scipy.optimize import isotonic_regression
 
 from scaling.report.grids import beside, grid_figure, matching, tile
 from scaling.report.record import Images
@@ -27,6 +28,7 @@ from scaling.report.style import (
     macs_axis,
     marker,
     quantity,
+    rising,
     round_ticks,
     shades,
 )
@@ -51,6 +53,11 @@ def test_tones_of_sizes_grow_darker() -> None:
     tones = [sum(to_rgb(tone)) for tone in shades("#0072B2", 5)]
     assert all(one > other for one, other in itertools.pairwise(tones))
     assert shades("#0072b2", 1) == ["#0072b2"]
+
+
+@given(st.lists(st.floats(-9, 9), min_size=1, max_size=12))
+def test_labels_are_spread_by_isotonic_regression(values: list[float]) -> None:
+    np.testing.assert_allclose(rising(values), isotonic_regression(values).x, atol=1e-12)
 
 
 @given(st.floats(-3, 6), st.floats(0.18, 6))

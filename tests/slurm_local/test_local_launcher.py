@@ -183,3 +183,14 @@ def test_a_log_that_cannot_be_opened_stops_the_launch(tmp_path: Path, gone: Gone
     with pytest.raises(OSError, match="file"):
         launch(jobs, Recorder())
     assert gone(int(pid.read_text()))
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, lambda log, target: os.mkfifo(log)])
+def test_a_log_is_no_link_and_no_pipe(tmp_path: Path, make: Callable[[Path, Path], None]) -> None:
+    """Else its lines would be appended to a file of somebody else's choice, or wait for a reader."""
+    log, other = tmp_path / "log.txt", tmp_path / "other"
+    other.write_text("mine")
+    make(log, other)
+    with pytest.raises(OSError, match=str(log)):
+        run_local(JobGraph([Job("job", ("true",), log)]), workers=1, environment={}, on_event=lambda _: None)
+    assert other.read_text() == "mine"

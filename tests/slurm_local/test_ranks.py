@@ -31,6 +31,22 @@ def test_each_rank_is_told_who_it_is(tmp_path: Path) -> None:
     assert {each[5] for each in found} == {str(os.getpid())}
 
 
+LISTENS = """
+import os, socket, sys
+port, listener = int(os.environ["MASTER_PORT"]), int(os.environ["TRIGSCALE_LISTENER"])
+try:
+    socket.create_server(("127.0.0.1", port))
+except OSError:
+    sys.exit(0 if socket.socket(fileno=listener).getsockname()[1] == port else 3)
+sys.exit(4)
+"""
+
+
+def test_no_other_program_can_take_the_port() -> None:
+    """From before the ranks start until rank 0 ends it is listened to, on a descriptor that rank 0 is given."""
+    assert run(LISTENS, 1) == 0
+
+
 @pytest.mark.parametrize(("ending", "code"), [("sys.exit(2)", 2), ("os.kill(os.getpid(), 9)", 1), ("sys.exit(75)", 75)])
 def test_the_first_failure_ends_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ending: str, code: int) -> None:
     """The other rank, which would sleep for minutes, is killed after its grace."""
@@ -93,3 +109,18 @@ def test_a_stop_is_heeded_or_ends_the_process_in_time(
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert ("the last checkpoint stays" in said) == (manner == "ignores")
+
+
+NOT_OURS = "from scaling.work.stopping import StopRequest; print(StopRequest()())"
+
+
+@pytest.mark.parametrize(
+    ("shell", "launcher", "stops"), [("", "{pid}", False), ("; true", "{pid}", False), ("", "2", True)]
+)
+def test_the_launcher_of_a_shell_does_not_decide(shell: str, launcher: str, stops: bool) -> None:
+    """A run that is started by hand from a shell inside a launched job; 2 is nobody's parent here: an orphan."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment["TRIGSCALE_LAUNCHER_PID"] = launcher.format(pid=os.getpid())
+    command = ["/bin/sh", "-c", f'"{sys.executable}" -c "{NOT_OURS}"{shell}']
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert out == f"{stops}\n"

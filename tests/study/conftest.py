@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from scaling.study.launch import write_homes
 from scaling.study.open import open_study
 from scaling.training.checkpoints import checkpoint
 from slurm.local import LAUNCHER_PID
+from tests.forked import Program
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 300
@@ -122,19 +124,23 @@ def cli(capfd: pytest.CaptureFixture[Any]) -> Cli:
 class Launched:
     """A command line in a process of its own."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Program
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         self.process.send_signal(number)
 
     def workers(self) -> list[int]:
         """The processes of its runs, alive, orphaned ones too."""
+        if isinstance(self.process, Program):
+            return self.process.workers()
         mark = f"{LAUNCHER_PID}={self.process.pid}".encode()
         return [pid for pid in _processes() if mark in _environment(pid)]
 
     def wait(self) -> Result:
         out, err = self.process.communicate(timeout=LIMIT_SECONDS)
-        return Result(self.process.returncode, out, err)
+        code = self.process.returncode
+        assert code is not None, "it has ended"
+        return Result(code, out, err)
 
 
 def _processes() -> list[int]:
@@ -149,25 +155,38 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-def _spawn(program: str | Path, *arguments: str | Path) -> Launched:
+def _variables() -> dict[str, str]:
     bounds = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    start = ["-m", program] if isinstance(program, str) else [str(program)]
-    command = [sys.executable, *start, *map(str, arguments)]
-    pipe = subprocess.PIPE
-    environment = {**os.environ, **bounds, "PYTHONPATH": str(ROOT)}
-    return Launched(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment))
+    return {**os.environ, **bounds, "PYTHONPATH": str(ROOT)}
+
+
+def _start(program: str | Path, *arguments: str | Path) -> Launched:
+    """A module, or the script at a path, in an interpreter of its own."""
+    name = ["-m", program] if isinstance(program, str) else [str(program)]
+    command, pipe = [sys.executable, *name, *map(str, arguments)], subprocess.PIPE
+    return Launched(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=_variables()))
+
+
+def _forked(folders: pytest.TempPathFactory, program: str | Path, *arguments: str | Path) -> Launched:
+    """The same, forked from a process that has imported everything."""
+    words = [str(each) for each in arguments]
+    return Launched(Program(folders.mktemp("spawned"), str(program), words, _variables()))
 
 
 Spawn = Callable[..., Launched]
 
 
 @pytest.fixture
-def spawn() -> Iterator[Spawn]:
-    """Start a module, or the script at a path, in a process; what still runs at the end of the test is killed."""
+def spawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawn]:
+    """Start a module, or the script at a path, in a process; what still runs at the end of the test is killed.
+
+    The process is forked from one that has imported everything, unless it is to be `fresh`: where the start is tested.
+    """
     started: list[Launched] = []
 
-    def starting(program: str | Path, *arguments: str | Path) -> Launched:
-        started.append(_spawn(program, *arguments))
+    def starting(program: str | Path, *arguments: str | Path, fresh: bool = False) -> Launched:
+        launch = _start if fresh else partial(_forked, tmp_path_factory)
+        started.append(launch(program, *arguments))
         return started[-1]
 
     yield starting
@@ -286,7 +305,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, write_study: WriteStudy) 
     """The tiny study after one uninterrupted launch: what every interrupted one must come to. Not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
     path = write_study(folder)
-    result = _spawn("scaling", "study", "run", path).wait()
+    result = _forked(tmp_path_factory, "scaling", "study", "run", path).wait()
     assert result.code == 0, result.err
     study = folder / "runs" / "tiny"
     opened = open_study(path)

@@ -290,7 +290,7 @@ def test_damaged_shards(
     path = write_study(tmp_path, data={"source": str(own_shards)})
     damage(own_shards)
     assert_refused(cli("study", "run", path), str(own_shards), *DAMAGES[damage])
-    assert files(tmp_path / "runs" / "tiny") == [".lock"]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_held_out_images_of_other_classes(
@@ -322,13 +322,13 @@ def test_latents_that_do_not_fit_the_family(tmp_path: Path, write_study: Fixture
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(family))
     result = cli("study", "run", write_study(tmp_path, family=str(tmp_path / "mine.yaml")))
     assert_refused(result, "holds latents [4, 8, 8], but size 'xs' of family", "takes [4, 16, 16]", "choose a family")
-    assert files(tmp_path / "runs" / "tiny") == [".lock"]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_too_few_images_to_judge_by(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
     result = cli("study", "run", write_study(tmp_path), "evaluation.samples=1000")
     assert_refused(result, "held-out images, 100 are needed: lower evaluation.samples")
-    assert files(tmp_path / "runs" / "tiny") == [".lock"]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
@@ -440,9 +440,12 @@ def test_files_that_are_no_checkpoints(
         path.write_bytes(original)
     for name, content in (("file", whole), ("pickle", pickled), ("foreign", foreign)):
         (tmp_path / name).write_bytes(content)
-        assert_refused(cli("sample", tmp_path / name, "--to", to), f"{tmp_path / name}: is a file, a checkpoint is a")
-    assert_refused(cli("sample", tmp_path, "--to", to), f"{tmp_path}: has no checkpoint.json")
-    assert_refused(cli("sample", tmp_path / "none", "--to", to), "none: no such checkpoint")
+        assert_refused(
+            cli("sample", tmp_path / name, "--to", to), f"{tmp_path / name}: holds no weights: name the folder"
+        )
+    (tmp_path / "empty").mkdir()
+    assert_refused(cli("sample", tmp_path / "empty", "--to", to), f"{tmp_path / 'empty'}: holds no weights")
+    assert_refused(cli("sample", tmp_path / "none", "--to", to), "none: ")
     assert not to.exists()
     assert not (tmp_path / "unpickled").exists()
     pickle.loads(pickled)  # noqa: S301 (it was hostile indeed)
@@ -452,8 +455,9 @@ def test_files_that_are_no_checkpoints(
 
 
 def test_a_place_where_no_file_can_be(tmp_path: Path, untrained: Path, cli: Fixture) -> None:
+    (tmp_path / "none").touch()
     result = cli("sample", untrained, "--to", tmp_path / "none" / "grid.png", "--count", 1)
-    assert_refused(result, f"{tmp_path}/none/grid.png: No such file or directory")
+    assert_refused(result, f"{tmp_path}/none: File exists: choose another folder")
 
 
 def test_images_of_another_encoder(tmp_path: Path, cli: Fixture) -> None:

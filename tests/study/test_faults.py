@@ -16,6 +16,7 @@ import yaml
 
 from data_pipeline.reader import LatentReader
 from scaling.data import sources as datasets
+from scaling.run import locks
 from scaling.training.checkpoints import checkpoint
 from tests.study.trainers import saved, trainer_of
 
@@ -192,11 +193,12 @@ def test_damaged_samples_and_an_edited_config(
     (home / "scores.json").unlink()
     (samples,) = (home / "samples").iterdir()
     os.truncate(samples, samples.stat().st_size // 2)
-    refused = spawn("scaling.work.worker", home).wait()
-    assert refused.code == 2
-    assert f"{samples} cannot be read as .npz of plain arrays" in refused.err
-    assert "delete it and launch again" in refused.err
-    samples.unlink()
+    again = spawn("scaling.work.worker", home).wait()
+    assert again.code == 0, again.err
+    assert f"{samples} cannot be read as .npz of plain arrays" in again.err
+    assert f"set aside as {samples.name}.damaged" in again.err
+    (home / "samples" / f"{samples.name}.damaged").unlink()
+    (home / "scores.json").unlink()
 
     config = home / "config.yaml"
     content = yaml.safe_load(config.read_text())
@@ -229,20 +231,20 @@ def test_names_with_spaces_and_quotes(tmp_path: Path, write_study: Fixture, cli:
     assert str(report) in cli("study", "report", moved).out
 
 
-def test_two_studies_may_pack_the_same_data_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = threading.Barrier(2, timeout=60)
+def test_two_studies_that_need_the_same_data_pack_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first; what a killed one left half-written is cleared."""
+    waiting, packed = threading.Event(), threading.Event()
 
     def load(split: str) -> tuple[np.ndarray, np.ndarray]:
+        assert not packed.is_set(), "packed twice"
+        packed.set()
+        assert waiting.wait(60)
         return np.zeros((30, 16, 16), np.uint8), np.arange(30) % 10
 
-    pack = datasets.pack_images
-
-    def pack_together(*arguments: Any) -> Any:
-        both.wait()
-        return pack(*arguments)
-
+    sleep = locks.time.sleep
     monkeypatch.setattr(datasets, "load_fashion", load)
-    monkeypatch.setattr(datasets, "pack_images", pack_together)
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: (waiting.set(), sleep(seconds)))
+    (tmp_path / ".fashion-test-fashion-s2d-v1.0123456789ab.partial").mkdir()
     found: list[Path] = []
 
     def study() -> None:
@@ -254,5 +256,17 @@ def test_two_studies_may_pack_the_same_data_at_once(tmp_path: Path, monkeypatch:
     for thread in threads:
         thread.join()
     assert found == [tmp_path / "fashion-test-fashion-s2d-v1"] * 2
-    assert [path.name for path in tmp_path.iterdir()] == ["fashion-test-fashion-s2d-v1"]
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "fashion-test-fashion-s2d-v1"}
     assert len(LatentReader(found[0])) == 30
+
+
+def test_a_read_only_folder(tmp_path: Path, disk: Callable[[int], Path], write_study: Fixture, cli: Fixture) -> None:
+    """A file system that was mounted, or turned, read-only: root, too, may write nothing there."""
+    folder = disk(64_000_000)
+    path = write_study(tmp_path, launch={"folder": str(folder / "runs")})
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    result = cli("study", "run", path)
+    assert result.code == 2
+    assert f"error: {folder}/runs: Read-only file system: make it writable or choose another folder" in result.err
+    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    assert list(folder.iterdir()) == []

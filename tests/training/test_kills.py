@@ -25,7 +25,8 @@ from tests.training.kills import (
     small_study,
 )
 
-KILLS = 4  # of each run; benchmarks/kills.py does more
+KILLS = 3  # of each run; benchmarks/kills.py does more
+BY_DAY = ("ddp", "fsdp2", "zero3")  # with two ranks; the others at night
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,10 @@ def alone(study: Homes, tmp_path: Path) -> Iterator[Homes]:
         reset(study.of(method))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "size", "method"), RUNS)
+@pytest.mark.parametrize(
+    ("strategy", "size", "method"),
+    [pytest.param(*run, marks=() if run[0] in BY_DAY and run[1] == 2 else pytest.mark.nightly) for run in RUNS],
+)
 def test_a_run_killed_again_and_again_loses_nothing(
     alone: Homes, tmp_path: Path, strategy: str, size: int, method: str
 ) -> None:

@@ -1,10 +1,12 @@
-"""Activation memory of a training step, for any width and batch, from a timeline that is counted once and remembered.
+"""Activation memory of a training step, for any width and batch, from a timeline that is counted once.
 
-`scaling.plan.memory.timeline` counts it, which takes torch and a second; one that a cache remembers takes neither.
+`scaling.plan.memory.timeline` counts it, which takes torch and a second. One that is shipped, or in the user's cache,
+takes neither.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from functools import lru_cache
@@ -12,6 +14,7 @@ from functools import lru_cache
 from models.network import NetworkConfig
 from scaling.config.sections import Precision
 from scaling.plan.memory.cache import Timeline, opened
+from scaling.plan.memory.shipped import shipped
 
 WIDTH = 10009  # a prime that no other length of a network is a multiple of; see `timeline`
 
@@ -32,20 +35,31 @@ def activation_bytes(
     weights, and what the operation in flight reads and writes. `precision` is autocast's. `dropout_to`: the finest
     resolution at which blocks drop features; 0: none do, None: all. A guidance input, some vectors, is left out.
     """
-    unit = 2 * network.head_channels
-    general = replace(network, model_channels=unit * WIDTH, guidance=False)
-    timeline = _timeline(general, dual, checkpointing, precision, dropout_to)
-    width = network.model_channels / unit
+    timeline = _timeline(any_width(network), dual, checkpointing, precision, dropout_to)
+    width = network.model_channels / (2 * network.head_channels)
     growth = [width**a * batch**b for b in (0, 1) for a in (0, 1, 2)]
     return round(max(sum(x * y for x, y in zip(moment, growth, strict=True)) for moment in timeline))
+
+
+def any_width(network: NetworkConfig) -> NetworkConfig:
+    """The network whose timeline serves all widths: model_channels are WIDTH times 2 head_channels."""
+    return replace(network, model_channels=2 * network.head_channels * WIDTH, guidance=False)
+
+
+def timeline_key(
+    network: NetworkConfig, dual: bool, checkpointing: bool, precision: Precision, dropout_to: int | None
+) -> str:
+    """What a timeline is known by: both half precisions take the same bytes."""
+    described = [network.describe(), dual, checkpointing, precision == "fp32", dropout_to]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @lru_cache
 def _timeline(
     network: NetworkConfig, dual: bool, checkpointing: bool, precision: Precision, dropout_to: int | None
 ) -> Timeline:
-    key = json.dumps([network.describe(), dual, checkpointing, precision, dropout_to], sort_keys=True)
-    if (known := opened().get(key)) is not None:
+    key = timeline_key(network, dual, checkpointing, precision, dropout_to)
+    if (known := shipped().get(key) or opened().get(key)) is not None:
         return known
     from scaling.plan.memory.timeline import count_timeline
 

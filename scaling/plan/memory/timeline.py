@@ -74,12 +74,16 @@ def transient_events(
 
 
 def _front(rows: np.ndarray) -> Timeline:
-    """The rows that no other row exceeds in every column: one of them is the peak, whatever width and batch are."""
-    kept = []
-    while len(rows):
-        largest = rows[rows.sum(1).argmax()]
-        kept.append(largest.tolist())
-        rows = rows[(rows > largest).any(1)]
+    """The rows of which one is the peak, whatever the width is, and the batch from 1 on.
+
+    Left out is a row that another exceeds in every power of the width, at one sample and in what each further adds.
+    """
+    bounds = np.hstack([rows[:, :3] + rows[:, 3:], rows[:, 3:]])
+    kept, left = [], np.arange(len(rows))
+    while len(left):
+        largest = left[bounds[left].sum(1).argmax()]
+        kept.append(rows[largest].tolist())
+        left = left[(bounds[left] > bounds[largest]).any(1)]
     return kept
 
 

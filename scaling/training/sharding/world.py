@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from scaling.errors import ParallelError
 from slurm.ranks import LISTENER
@@ -119,10 +120,10 @@ def _meet(rank: int, size: int, device: torch.device, environment: Mapping[str, 
         ) from error
 
 
-def _listened_store(rank: int, size: int, environment: Mapping[str, str]) -> dist.Store | None:
+def _listened_store(rank: int, size: int, environment: Mapping[str, str]) -> TCPStore | None:
     """The store on the socket that `slurm.ranks` opened for it; None elsewhere: torch opens one at MASTER_PORT."""
     if LISTENER not in environment:
         return None
     address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
     listener = int(environment[LISTENER]) if rank == 0 else None
-    return dist.TCPStore(address, port, size, rank == 0, TIMEOUT, master_listen_fd=listener)
+    return TCPStore(address, port, size, rank == 0, TIMEOUT, master_listen_fd=listener)
