@@ -17,7 +17,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 from benchmarks.allocator import allocated_peak
 from data_pipeline.reader import LatentReader
 from models.network import NetworkConfig
-from scaling.config.sections import ConsistencyRecipe, Ema, Evaluation, Launch, Method, Sampling, TeacherRecipe
+from scaling.config.sections import (
+    ConsistencyRecipe,
+    Ema,
+    Evaluation,
+    Launch,
+    Method,
+    Precision,
+    Sampling,
+    TeacherRecipe,
+)
 from scaling.run.spec import RunData, RunSpec
 from scaling.training.loss_scale import LossScale
 from scaling.training.sharding.world import World
@@ -77,7 +86,7 @@ def make_spec(network: NetworkConfig, setting: Setting, case: str, ranks: int) -
         method=method,
         size=setting.size,
         seed=0,
-        precision=setting.precisions[0],
+        precision=cast(Precision, setting.precisions[0]),
         network=replace(network, guidance=guided).describe(),
         data=RunData(content_sha256="", held_out_sha256="", encoder=ENCODERS[network.resolution]),
         recipe=recipe,

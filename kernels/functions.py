@@ -129,7 +129,7 @@ class AttentionJVPBackward(_Node):
             gradients = _plain_jvp_backward(args, ctx.options)
             return tuple(gradients[i] for i in wanted)
 
-        _, pull = torch.func.vjp(formulas, *given.values())
+        pull: Any = torch.func.vjp(formulas, *given.values())[1]
         found = dict(zip(given, pull(tuple(wanted.values())), strict=True))
         return None, *(found.get(i) for i in range(8)), *(None,) * 7
 
@@ -171,16 +171,17 @@ def _derivative_of_gradient(
 
 def _plain_jvp(args: Sequence[Any]) -> tuple[Tensor, ...]:
     """operators.jvp in plain formulas."""
-    q, (scale, causal, _, tangent_grad) = args[0], args[6:]
+    q, k, v, tq, tk, tv, scale, causal, _, tangent_grad = args
     with operators.without_autocast(q.device):
-        return reference.jvp(*args[:6], scale, causal, tangent_grad, _wide(q))
+        return reference.jvp(q, k, v, tq, tk, tv, scale, causal, tangent_grad, _wide(q))
 
 
 def _plain_jvp_backward(inputs: Sequence[Any], options: Sequence[Any]) -> tuple[Tensor, ...]:
     """operators.jvp_backward in plain formulas, of its first eight arguments and its options."""
-    q, (scale, causal, _) = inputs[2], options
+    grad, grad_tangent, q, k, v, tq, tk, tv = inputs
+    scale, causal, _ = options
     with operators.without_autocast(q.device):
-        gradients = reference.jvp_backward(*inputs, scale, causal, _wide(q))
+        gradients = reference.jvp_backward(grad, grad_tangent, q, k, v, tq, tk, tv, scale, causal, _wide(q))
     return tuple(q.new_empty(0) if x is None else x for x in gradients)
 
 
@@ -202,7 +203,7 @@ def _needs_gradient(args: Sequence[Any]) -> bool:
 
 def _apply(node: type[_Node], compute: Callable[[], tuple[Tensor, ...]], args: Sequence[Any]) -> tuple[Tensor, ...]:
     with enable_single_level_autograd_function():
-        return node.apply(compute, *args)
+        return node.apply(compute, *args)  # pyright: ignore[reportAttributeAccessIssue] - of each subclass
 
 
 def _dual_node(node: type[_Node], compute: Callable[[], tuple[Tensor, ...]], args: Sequence[Any]) -> tuple[Tensor, ...]:

@@ -39,7 +39,7 @@ def _operator(name: str) -> Callable[[Callable[..., Any]], torch._ops.OpOverload
 
 def untraced(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel, hidden from torch.compile: a compiled graph holds the operator and calls the kernel as it is."""
-    return torch._disable_dynamo(kernel)
+    return torch._disable_dynamo(kernel)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _fold(operator: torch._ops.OpOverload, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, ...]:

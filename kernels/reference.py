@@ -6,6 +6,8 @@ Derivatives of every order and mode are those of the formulas.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -82,8 +84,8 @@ def jvp_backward(
     With G = grad and E = grad_tangent; None for a tangent that is None.
     """
     inputs, heads = (q, k, v, tq, tk, tv), q.shape[1]
-    q, k, v, *others = (None if x is None else _widen(x, heads, wide) for x in (*inputs, grad, grad_tangent))
-    tq, tk, tv, g, e = others
+    widened: Any = (None if x is None else _widen(x, heads, wide) for x in (*inputs, grad, grad_tangent))
+    q, k, v, tq, tk, tv, g, e = widened
     p, ds = _probabilities(q, k, scale, causal), _logit_tangent(q, k, tq, tk, scale)
     c, e_v = _centred(ds, p), e @ v.mT
     y = p * _centred(e_v, p)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Where --seconds are over, tests are skipped, and pytest's summary counts them under this reason."""
-    seconds = item.config.getoption("seconds")
+    seconds: Any = item.config.getoption("seconds")
     if time.monotonic() - BEGUN > seconds:
         pytest.skip(f"not run: {seconds:g} s were over")
 

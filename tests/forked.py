@@ -154,7 +154,7 @@ def _take_over(stdin: str, stdout: int, stderr: int, environment: Mapping[str, s
 
 def _run(program: str, arguments: Sequence[str]) -> NoReturn:
     """Run a program of ours, or the script at a path, and end the process with its exit code."""
-    from scaling.cli.main import main as command_line
+    from scaling.__main__ import main as command_line
     from scaling.work.worker import main as worker
 
     sys.argv = [program, *arguments]

@@ -17,7 +17,9 @@ import torch.distributed.fsdp  # noqa: F401
 
 import scaling.cli.main
 import scaling.report.build
+import scaling.study.display
 import scaling.study.run
+import scaling.work.stages
 import scaling.work.worker  # noqa: F401
 
 # Its shared-memory operator would be compiled at the first start.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scaling.analysis.least_squares import Misfit, log_slope, misfit
-from scaling.analysis.uncertainty import Estimates, FloatArray, Interval, interval
+from scaling.analysis.uncertainty import SAMPLES, Estimates, FloatArray, Interval, interval
 
 FEW_SIZES = 4
 LEVEL = 0.05
@@ -96,5 +96,6 @@ def _warnings(estimates: Estimates, p: float | None) -> tuple[str, ...]:
     if len(estimates.sizes) < FEW_SIZES:
         warnings.append(f"{len(estimates.sizes)} sizes: too few to tell a power law from another curve")
     if p is not None and p < LEVEL:
-        warnings.append(f"a power law does not fit within the noise (p = {p:.2g}): do not extrapolate")
+        noise = "the noise of the samples" if SAMPLES in estimates.sources else f"the noise (p = {p:.2g})"
+        warnings.append(f"a power law does not fit within {noise}: do not extrapolate")
     return tuple(warnings)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.analysis.least_squares import log_slope, misfit
-from scaling.analysis.table import TEACHER, Row
+from scaling.analysis.table import TEACHER, Row, curve_label
 from scaling.analysis.uncertainty import (
     SAMPLES,
     SEEDS,
@@ -19,6 +19,7 @@ from scaling.analysis.uncertainty import (
     Interval,
     Observation,
     Resampling,
+    average,
     combine,
     divide,
     interval,
@@ -63,7 +64,8 @@ class RatioCurve:
     """Ratios of one (method, steps) over sizes.
 
     `mean` is the arithmetic mean of the points; `constancy` and `trend`, the slope of the log ratio against the log of
-    the multiply-adds, need two sizes of different cost. `notes` say what the intervals leave out.
+    the multiply-adds, need two sizes of different cost. `notes` say what the intervals leave out. `judges`: whether
+    they hold the scatter between trainings, of teachers and students; without it they decide nothing.
     """
 
     method: str
@@ -73,27 +75,44 @@ class RatioCurve:
     constancy: Constancy | None
     trend: Interval | None
     notes: tuple[str, ...]
+    judges: bool
 
 
 def fit_ratios(rows: Sequence[Row], observed: Mapping[Row, Observation], resampling: Resampling) -> list[RatioCurve]:
-    """One curve for each (method, steps) in the order of `rows`; students without their own teacher are left out."""
-    teachers = {(row.size, row.seed): row for row in rows if row.method == TEACHER}
+    """One curve for each (method, steps) in the order of `rows`; students of sizes without a teacher are left out.
+
+    A student is divided by the teacher of its size and seed; where there is none, by the geometric mean of the teachers
+    of its size, and the curve's notes say so.
+    """
+    teachers = {(row.size, row.seed): observed[row] for row in rows if row.method == TEACHER}
+    notes: dict[tuple[str, int], list[str]] = {}
     groups: dict[tuple[str, int], dict[str, list[Observation]]] = {}
     macs: dict[tuple[str, int], dict[str, float]] = {}
     for row in rows:
-        teacher = teachers.get((row.size, row.seed))
-        if row.method == TEACHER or teacher is None:
+        found = {seed: one for (size, seed), one in teachers.items() if size == row.size}
+        if row.method == TEACHER or not found:
             continue
         key = (row.method, row.steps)
-        groups.setdefault(key, {}).setdefault(row.size, []).append(divide(observed[row], observed[teacher]))
+        if row.seed not in found:
+            seeds = ", ".join(map(str, found))
+            notes.setdefault(key, []).append(
+                f"{curve_label(*key)}, size {row.size}, seed {row.seed}: there is no teacher of that seed; it is "
+                f"divided by the mean of what there is (seed {seeds}), whose own scatter is not in the interval"
+            )
+        teacher = found.get(row.seed) or average([*found.values()])
+        groups.setdefault(key, {}).setdefault(row.size, []).append(divide(observed[row], teacher))
         macs.setdefault(key, {})[row.size] = row.macs
     return [
-        fit_curve(*key, combine(group, macs[key], resampling.stream("ratio", *key), resampling.resamples))
+        fit_curve(
+            *key,
+            combine(group, macs[key], resampling.stream("ratio", *key), resampling.resamples),
+            notes.get(key, ()),
+        )
         for key, group in groups.items()
     ]
 
 
-def fit_curve(method: str, steps: int, estimates: Estimates) -> RatioCurve:
+def fit_curve(method: str, steps: int, estimates: Estimates, notes: Sequence[str] = ()) -> RatioCurve:
     """Points, mean, constancy and trend of the log ratios of one (method, steps)."""
     ratios, draws = np.exp(estimates.value), estimates.exp_draws()
     points = tuple(
@@ -109,7 +128,8 @@ def fit_curve(method: str, steps: int, estimates: Estimates) -> RatioCurve:
         mean=interval(ratios.mean(), draws.mean(axis=1)),
         constancy=constancy(estimates) if len(points) > 1 else None,
         trend=trend(estimates) if len(set(estimates.macs)) > 1 else None,
-        notes=_notes(estimates),
+        notes=(*_notes(estimates), *notes),
+        judges=set(estimates.sources) == {SEEDS} and not notes,
     )
 
 

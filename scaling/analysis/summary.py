@@ -112,11 +112,11 @@ def _distances(key: tuple[str, int], estimates: Estimates, rows: Sequence[Row]) 
 
 
 def _notes(rows: Sequence[Row], curves: Mapping[tuple[str, int], Estimates]) -> tuple[str, ...]:
-    teachers = {(row.size, row.seed) for row in rows if row.method == TEACHER}
+    taught = {row.size for row in rows if row.method == TEACHER}
     notes = [
         f"no ratio for {curve_label(row.method, row.steps)}, size {row.size}, seed {row.seed}: its teacher is missing"
         for row in rows
-        if row.method != TEACHER and (row.size, row.seed) not in teachers
+        if row.method != TEACHER and row.size not in taught
     ]
     notes += [
         f"no power law for {curve_label(*key)}: one size" for key, curve in curves.items() if len(set(curve.macs)) == 1

@@ -107,6 +107,12 @@ def divide(numerator: Observation, denominator: Observation) -> Observation:
     return Observation(numerator.value - denominator.value, numerator.errors - denominator.errors, source)
 
 
+def average(observations: Sequence[Observation]) -> Observation:
+    """The mean log of several observations of one quantity."""
+    value = float(np.mean([one.value for one in observations]))
+    return Observation(value, np.mean([one.errors for one in observations], axis=0), observations[0].source)
+
+
 def combine(
     observed: Mapping[str, Sequence[Observation]],
     macs: Mapping[str, float],

@@ -19,13 +19,14 @@ def show(tables: Any, content: Any, as_json: bool) -> None:
         print(json.dumps(content, indent=2))
         return
     from rich.console import Console
+    from rich.table import Table
 
     from scaling.tables import NO_WIDTH, least_width, records
 
     # Only a terminal has a width: what goes to a file or a pipe is not broken into lines.
     console = Console() if sys.stdout.isatty() else Console(width=NO_WIDTH)
     for each in tables:
-        narrow = not isinstance(each, str) and least_width(each, console) > console.width
-        for part in records(each) if narrow else (each,):
+        narrow = isinstance(each, Table) and least_width(each, console) > console.width
+        for part in records(each) if isinstance(each, Table) and narrow else (each,):
             text = isinstance(part, str)  # as it is; in tables markup is ours, and what comes from files is escaped
             console.print(part, markup=not text, highlight=False, emoji=False, soft_wrap=narrow or text)

@@ -23,6 +23,7 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Guidance = Annotated[float, Field(ge=0)]
 RelativeWidth = Annotated[float, Field(gt=0, lt=0.28)]  # a power-function profile can be no wider
+EMBEDDED = "fashion"  # the source that is part of the package
 PROFILE = "its sigma_rel (below 1), or its half-life in images (from 1 on)"
 
 
@@ -113,7 +114,7 @@ class Data(Section):
     """Where training samples come from."""
 
     source: str = Field(
-        default="fashion", description='"fashion" (embedded Fashion-MNIST), or a folder made by `trigscale data pack`'
+        default=EMBEDDED, description='"fashion" (embedded Fashion-MNIST), or a folder made by `trigscale data pack`'
     )
     held_out: str | None = Field(
         default=None, description="folder of held-out shards; not for the embedded set, which has its own"
@@ -122,11 +123,21 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _has_held_out(self) -> Data:
-        if (self.source == "fashion") != (self.held_out is None):
+        if (self.source == EMBEDDED) != (self.held_out is None):
             raise ValueError(
                 "held_out: name held-out shards beside a source of your own, and none beside the embedded set"
             )
         return self
+
+
+def foreign_ruler(source: str, metric: str) -> str | None:
+    """What to know of distances by features of other images than those that are judged; None where all is well."""
+    if metric != "fd-fashion" or source == EMBEDDED:
+        return None
+    return (
+        f"These images ({source}) are judged by a classifier of Fashion-MNIST, which was never trained on such: "
+        "distances compare runs of this study, and say little of how the images look"
+    )
 
 
 class Ema(Section):

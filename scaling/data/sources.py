@@ -34,7 +34,7 @@ class Stamp(RootModel[dict[str, list[int]]]):
     """Size in bytes and time of change of every file of a folder of shards that was verified."""
 
 
-Notes = dict[Path, Stamp]  # by the file that keeps it
+Notes = dict[Path, Stamp]  # by the files that they are to be written to
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from scaling.analysis.ratios import RatioCurve
 from scaling.analysis.summary import Analysis, Distance, show
 from scaling.analysis.table import TEACHER, curve_label, method_label
+from scaling.analysis.uncertainty import SAMPLES, SEEDS
+from scaling.config.sections import foreign_ruler
 from scaling.report.record import Record
 from scaling.report.style import quantity
 
@@ -18,11 +20,15 @@ RATIO_LIMITS = {1: 2.0, 2: 1.6}
 # Below this many floors, what finite N adds to both distances pulls their ratio visibly to one.
 NEAR_FLOOR = 5.0
 MET, HOLDS, MISSED, OPEN = "met", "not contradicted", "missed", "not measured"
+UNTOLD = "cannot be told"
 
 
 @dataclass(frozen=True)
 class Check:
-    """An expectation, what was measured, and the verdict: met, not contradicted, missed or not measured."""
+    """An expectation, what was measured, and the verdict: met, not contradicted, missed, cannot be told, not measured.
+
+    It is met or missed where the whole interval lies on one side, and cannot be told from the noise of samples alone.
+    """
 
     expected: str
     measured: str
@@ -44,6 +50,8 @@ def summarise(record: Record, analysis: Analysis | None) -> list[str]:
     scored = f"all {total} runs scored" if done == total else f"only {done} of {total} runs scored so far"
     seeds = _count(len({run.seed for run in record.scores}), "seed")
     sentences = [
+        _what_intervals_hold(analysis),
+        *_whose_ruler(record),
         f"{_listed(methods)} in {_count(len(record.sizes), 'size')}, from {quantity(min(macs))} to "
         f"{quantity(max(macs))} multiply-adds (MACs) a forward pass, {seeds}, {scored}.",
         _teacher(record, analysis),
@@ -53,9 +61,38 @@ def summarise(record: Record, analysis: Analysis | None) -> list[str]:
     missed = [check for check in found if check.verdict == MISSED]
     if missed:
         sentences.append("Missed: " + "; ".join(f"{one.expected} ({one.measured})" for one in missed) + ".")
-    elif all(check.verdict != OPEN for check in found):
+    elif all(check.verdict in (MET, HOLDS) for check in found):
         sentences.append("Nothing that was expected was missed" + ("." if done == total else " so far."))
+    untold = sum(check.verdict == UNTOLD for check in found)
+    if untold:
+        sentences.append(f"Of {_count(len(found), 'expectation')} {untold} cannot be told from this study.")
     return sentences
+
+
+def _what_intervals_hold(analysis: Analysis) -> str:
+    """The first sentence of a report: of what its intervals are, and of what not."""
+    sources = {one.source for one in analysis.distances}
+    if sources == {SEEDS}:
+        return (
+            "The intervals hold the scatter between the seeds that were trained, pooled over sizes, and not what "
+            "another measure of distance or another recipe would change."
+        )
+    if SEEDS in sources:
+        return (
+            "Some curves have several seeds and some have one: the intervals of these hold the noise of samples alone."
+        )
+    noise = "of the drawn samples" if SAMPLES in sources else "that was stated"
+    return (
+        f"One seed: the intervals hold the noise {noise} and nothing of what another training would change, another "
+        "seed, or the same on another machine, which can be far more; so nothing is judged by them."
+    )
+
+
+def _whose_ruler(record: Record) -> list[str]:
+    """A warning where images are judged by features of other images."""
+    source = record.environment.data.get("dataset") if record.environment else None
+    said = foreign_ruler(str(source), record.scores[0].metric) if source else None
+    return [f"{said}."] if said else []
 
 
 def _teacher(record: Record, analysis: Analysis) -> str:
@@ -74,6 +111,8 @@ def _students(analysis: Analysis, method: str) -> str:
     means = _listed([f"{show(curve.mean)} in {_count(curve.steps, 'step')}" for curve in curves])
     text = f"Averaged over sizes, the distance of {method_label(method)} is that of its own teacher times {means}."
     verdicts = [_verdict(curve) for curve in curves if curve.constancy]
+    if verdicts and not all(curve.judges for curve in curves):
+        return f"{text} Whether that ratio is the same at every size cannot be told from one seed."
     return f"{text} A ratio that is the same at every size is {_listed(verdicts)}." if verdicts else text
 
 
@@ -114,19 +153,31 @@ def _check_teacher(record: Record, analysis: Analysis) -> Check:
     untrained = best and untrained_distance(record, best)
     if best is None or not untrained:
         return Check(expected, "-", OPEN)
-    share = best.fd.value / untrained
-    return Check(expected, f"{100 * share:.2f} %, {best.size}", MET if share <= UNTRAINED_SHARE else MISSED)
+    low, value, high = (100 * fd / untrained for fd in (best.fd.low, best.fd.value, best.fd.high))
+    limit = 100 * UNTRAINED_SHARE
+    verdict = _side(low, high, limit) if best.source == SEEDS else UNTOLD
+    return Check(expected, f"{value:.2f} [{low:.2f}, {high:.2f}] %, {best.size}", verdict)
+
+
+def _side(low: float, high: float, limit: float) -> str:
+    """The verdict of an interval on "below the limit"."""
+    return MET if high < limit else MISSED if low > limit else UNTOLD
 
 
 def _check_second_step(analysis: Analysis) -> Check:
     expected = "sCD better in 2 steps than in 1 at every size"
-    fd = {(one.steps, one.size): one.fd.value for one in analysis.distances if one.method == "scd"}
+    found = [one for one in analysis.distances if one.method == "scd"]
+    fd = {(one.steps, one.size): one.fd for one in found}
     both = [size for steps, size in fd if steps == 1 and (2, size) in fd]
     if not both:
         return Check(expected, "-", OPEN)
-    worse = [size for size in both if fd[2, size] >= fd[1, size]]
+    worse = [size for size in both if fd[2, size].value >= fd[1, size].value]
     measured = f"worse at {_listed(worse)}" if worse else f"at {len(both)} of {len(both)}"
-    return Check(expected, measured, MISSED if worse else MET)
+    if any(one.source != SEEDS for one in found):
+        return Check(expected, measured, UNTOLD)
+    if any(fd[2, size].low > fd[1, size].high for size in both):
+        return Check(expected, measured, MISSED)
+    return Check(expected, measured, MET if all(fd[2, size].high < fd[1, size].low for size in both) else UNTOLD)
 
 
 def _check_ratio(analysis: Analysis, steps: int, limit: float) -> Check:
@@ -135,7 +186,8 @@ def _check_ratio(analysis: Analysis, steps: int, limit: float) -> Check:
     if curve is None:
         return Check(expected, "-", OPEN)
     worst = max(curve.points, key=lambda point: point.ratio.value)
-    verdict = MET if worst.ratio.value < limit else MISSED
+    sides = {_side(point.ratio.low, point.ratio.high, limit) for point in curve.points}
+    verdict = UNTOLD if not curve.judges else MISSED if MISSED in sides else UNTOLD if UNTOLD in sides else MET
     return Check(expected, f"largest {show(worst.ratio)}, {worst.size}", verdict)
 
 
@@ -146,6 +198,8 @@ def _check_constancy(analysis: Analysis, method: str, steps: int, *, constant: b
     if curve is None or curve.constancy is None:
         return Check(expected, "-", OPEN)
     test = curve.constancy
+    if not curve.judges:
+        return Check(expected, f"mean {show(curve.mean)}", UNTOLD)
     agrees = HOLDS if constant else MET
     return Check(expected, f"{test.verdict}, p {_relation(test.p)}", MISSED if test.rejected == constant else agrees)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.files import clear_partials
+from scaling.config.sections import foreign_ruler
 from scaling.data.reference import write_reference
 from scaling.data.sources import locate, note, verify_changed
 from scaling.plan.costs import seconds_estimate
@@ -49,6 +50,8 @@ def run_study(study: Study, command: str) -> int:
     verify_weights(study.config, study.family)
     device = pick_device(study.config.launch)
     check_launch(study.config, study.family, device)
+    if said := foreign_ruler(study.config.data.source, study.config.evaluation.metric):
+        log.warning("%s", said)
     start = time.monotonic()
     prepared = locate(study.config.data, study.config.launch.folder)
     check_fit(study, prepared)

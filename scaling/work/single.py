@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from data_pipeline.files import make_parents, write_bytes_atomic
 from data_pipeline.images import load_samples
 from models.trigflow import TrigFlowNet
 from scaling.config.validation import ConfigError, validate
 from scaling.evaluation.score import METRIC, Real, score
+from scaling.run.samples import Samples, maker
 from scaling.run.spec import RunSpec
 from scaling.sampling.evaluations import sampler_steps
-from scaling.sampling.generate import generate, to_npz
+from scaling.sampling.generate import generate
+from scaling.sampling.pictures import to_png
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.files import MANIFEST, POINTER, CheckpointError
 from scaling.weights.folder import CONFIG, ModelError, load_model
@@ -43,9 +42,9 @@ def sample_to(path: Path, to: Path, count: int, steps: int | None) -> dict[str, 
             f"--steps {chosen}: the run's sampling.student_guidance has no strength for it, only for steps "
             f"{', '.join(map(str, spec.sampling.student_guidance))}"
         )
-    images, labels = generate(spec, network, chosen, count, device)
+    made = Samples(*generate(spec, network, chosen, count, device), maker(spec.name(), chosen))
     make_parents(to)
-    write_bytes_atomic(to, WRITERS[to.suffix](images, labels))
+    write_bytes_atomic(to, WRITERS[to.suffix](made))
     return {"file": str(to), "run": spec.name(), "samples": count, "steps": chosen}
 
 
@@ -79,24 +78,11 @@ def _network(path: Path, device: torch.device) -> tuple[RunSpec, TrigFlowNet]:
     return spec, load_network(loaded, spec, device)
 
 
-def tile(images: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, H, W, C] in rows of ten: uint8 [rows H, 10 W] or [rows H, 10 W, 3]."""
-    n, h, w, c = images.shape
-    rows = -(-n // COLUMNS)
-    padded = np.zeros((rows * COLUMNS, h, w, c), np.uint8)
-    padded[:n] = images
-    grid = padded.reshape(rows, COLUMNS, h, w, c).swapaxes(1, 2).reshape(rows * h, COLUMNS * w, c)
-    return grid[..., 0] if c == 1 else grid
+def _picture(samples: Samples) -> bytes:
+    return to_png(samples.images, COLUMNS)
 
 
-def to_png(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """One picture of all images."""
-    buffer = io.BytesIO()
-    Image.fromarray(tile(images)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-WRITERS = {".png": to_png, ".npz": to_npz}
+WRITERS = {".png": _picture, ".npz": Samples.to_npz}
 
 
 def evaluate_npz(path: Path, reference: Path) -> dict[str, Any]:

@@ -277,6 +277,19 @@ def test_student_without_its_own_teacher_is_named_and_left_out() -> None:
     assert len([one for one in analysis.distances if one.method == "scd"]) == 4
 
 
+def test_one_teacher_serves_the_students_of_all_seeds_and_that_is_said() -> None:
+    """Teacher 10 at seed 0; students 12 and 12 * 1.21 at seeds 0 and 1: the geometric mean is 1.2 * 1.1."""
+    rows = [Row("teacher", 9, 17, "s", 0, 1e6, 10.0)]
+    rows += [Row("scd", 1, 1, "s", seed, 1e6, 12.0 * 1.21**seed) for seed in (0, 1)]
+    found = curve(analyse(rows))
+    assert found.points[0].ratio.value == pytest.approx(1.2 * 1.1)
+    assert found.points[0].seeds == 2
+    assert not found.judges
+    (note,) = (note for note in found.notes if "no teacher of that seed" in note)
+    assert note.startswith("sCD, 1 step, size s, seed 1: ")
+    assert "mean of what there is (seed 0)" in note
+
+
 def test_few_sizes_are_told_and_one_size_has_neither_test_nor_law() -> None:
     three = analyse([row for row in make_rows(exact) if row.size != "size3"])
     assert all("3 sizes: too few" in law.warnings[0] for law in three.laws)

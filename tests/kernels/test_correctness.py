@@ -54,7 +54,7 @@ def pairs(gradients: bool) -> Iterable[ParameterSet]:
                 yield pytest.param(path, dtype, name, marks=() if day else pytest.mark.nightly)
 
 
-@pytest.mark.parametrize(("path", "dtype", "name"), pairs(gradients=False), ids=label)
+@pytest.mark.parametrize(("path", "dtype", "name"), [*pairs(gradients=False)], ids=label)
 @pytest.mark.usefixtures("small_blocks")
 def test_value_tangent_lse_and_mean(path: str, dtype: torch.dtype, name: str) -> None:
     """Each number within its own bound."""
@@ -62,7 +62,7 @@ def test_value_tangent_lse_and_mean(path: str, dtype: torch.dtype, name: str) ->
     assert max(found.values()) <= 1, found
 
 
-@pytest.mark.parametrize(("path", "dtype", "name"), pairs(gradients=True), ids=label)
+@pytest.mark.parametrize(("path", "dtype", "name"), [*pairs(gradients=True)], ids=label)
 @pytest.mark.usefixtures("small_blocks")
 def test_gradients(path: str, dtype: torch.dtype, name: str) -> None:
     """All gradients of <G, out> + <E, tangent>, of each term alone and of both, against autograd in float64."""

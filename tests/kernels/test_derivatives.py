@@ -242,7 +242,7 @@ def test_second_derivatives_hold_no_logits() -> None:
     q, k, v = (x.requires_grad_() for x in draw(1, 1, 1, 40, 40, 2, 2)[:3])
     with _Largest() as largest:
         first = torch.autograd.grad(attention(q, k, v).square().sum(), (q, k, v), create_graph=True)
-        torch.autograd.grad(sum(x.square().sum() for x in first), (q, k, v))
+        torch.autograd.grad(torch.stack([x.square().sum() for x in first]).sum(), (q, k, v))
     assert 0 < largest.elements <= q.numel()
 
 

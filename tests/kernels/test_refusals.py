@@ -135,7 +135,8 @@ def test_a_scale_that_a_transform_differentiates_is_refused() -> None:
 def test_what_is_no_tensor_is_named(name: str) -> None:
     """A numpy array, or None where there must be a tensor."""
     for wrong in (lambda x: x.numpy(), lambda x: x.tolist()) + ((lambda _: None,) if name in "qkv" else ()):
-        args = six(**{name: wrong})
+        changes: Any = {name: wrong}
+        args = six(**changes)
         with pytest.raises(TypeError, match=f"^{name} is (ndarray|list|NoneType): attention takes torch tensors"):
             attention_jvp(**args)
         if name in "qkv":

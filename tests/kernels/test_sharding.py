@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -19,7 +21,8 @@ def sharded_and_whole() -> None:
         whole(x, plain).square().sum().backward()
         fully_shard(sharded, mesh=init_device_mesh("cpu", (world.size,)))
         sharded(x[2 * world.rank : 2 * world.rank + 2], attention).square().sum().backward()
-        for ours, wanted in zip(sharded.parameters(), whole.parameters(), strict=True):
+        pairs: Any = zip(sharded.parameters(), whole.parameters(), strict=True)
+        for ours, wanted in pairs:
             assert ours.to_local().numel() < wanted.numel()
             # FSDP2 averages over the ranks, the loss is a sum.
             torch.testing.assert_close(2 * ours.grad.full_tensor(), wanted.grad, rtol=1e-10, atol=1e-10)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vmap
 
@@ -113,7 +114,7 @@ def test_dual_tensors_that_enter_a_compiled_function_are_refused(keys: int, full
     before = compiled(q)
     with (
         forward_ad.dual_level(),
-        pytest.raises(torch._dynamo.exc.TorchDynamoException, match=r"dual tensors enter .*call .*uncompiled"),
+        pytest.raises(TorchDynamoException, match=r"dual tensors enter .*call .*uncompiled"),
     ):
         compiled(forward_ad.make_dual(q, q))
     torch.testing.assert_close(compiled(q), before, rtol=0, atol=0)

@@ -94,7 +94,7 @@ def write_study(
         "seeds": list(range(seeds)),
         "stages": {"data": 3.2, "runs": 540.0, "report": 8.0},
         "wall_seconds": 551.2,
-        "data": {"dataset": "fashion-mnist", "samples": 60000, "content_sha256": "ab" * 32, "encoder": "s2d"},
+        "data": {"dataset": "fashion", "samples": 60000, "content_sha256": "ab" * 32, "encoder": "s2d"},
     }
     (folder / "environment.json").write_text(json.dumps(environment))
     return folder

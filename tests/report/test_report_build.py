@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaling.analysis.table import load_scores
+from scaling.analysis.summary import analyse
+from scaling.analysis.table import load_scores, rows_of
 from scaling.analysis.table_file import load_table
 from scaling.report import build
 from scaling.report.build import build_report, duration
+from scaling.report.findings import checks, summarise
 from scaling.report.record import ReportError, read_study
 from scaling.run.home import StudyFolder, write_model
 from scaling.run.samples import maker
@@ -155,15 +157,51 @@ def test_analysis_json_and_table_agree(study: Path, whole: Page) -> None:
     assert mean["value"] == pytest.approx(1.5, rel=0.05)
 
 
-def test_summary_says_what_held_and_what_was_rejected(whole: Page) -> None:
-    assert "A ratio that is the same at every size is not rejected in 1 step" in whole.text
-    assert "A ratio that is the same at every size is rejected in 1 step (p < 0.0001; it falls with size)" in whole.text
-    assert "Nothing that was expected was missed." in whole.text
-    assert "noise of the samples and not the scatter between trainings" in whole.text
+def test_one_seed_decides_nothing_and_the_first_sentence_says_why(whole: Page) -> None:
+    head = whole.text[whole.text.index(NAME, whole.text.index("Scaling study of")) + len(NAME) :]
+    assert head.strip().startswith("One seed: the intervals hold the noise of the drawn samples and nothing of what")
+    assert "Whether that ratio is the same at every size cannot be told from one seed." in head
+    assert "Of 8 expectations 8 cannot be told from this study." in head
+    assert re.search(r"p [<=] ", head) is None
+    assert "not rejected" not in whole.text
+    assert "The limits are this project's own" in whole.text
+
+
+def findings(folder: Path) -> tuple[list[str], dict[str, tuple[str, str]]]:
+    """The summary, and what was measured and the verdict by expectation."""
+    record = read_study(folder)
+    analysis = analyse([row for run in record.scores for row in rows_of(run)])
+    judged = {check.expected: (check.measured, check.verdict) for check in checks(record, analysis)}
+    return summarise(record, analysis), judged
+
+
+def test_summary_says_what_held_and_what_was_rejected(tmp_path: Path, write_study: Writer) -> None:
+    sentences, judged = findings(write_study(tmp_path / "seeds", seeds=3))
+    text = " ".join(sentences)
+    assert text.startswith("The intervals hold the scatter between the seeds that were trained")
+    assert "A ratio that is the same at every size is not rejected in 1 step" in text
+    assert "A ratio that is the same at every size is rejected in 1 step (p < 0.0001; it falls with size)" in text
+    assert "Nothing that was expected was missed." in text
+    assert {verdict for _, verdict in judged.values()} == {"met", "not contradicted"}
+
+
+def test_met_is_what_lies_below_the_limit_with_its_whole_interval(tmp_path: Path, write_study: Writer) -> None:
+    """A ratio of 2: the estimate may fall on either side, the interval holds both."""
+    folder = write_study(tmp_path / "close", methods=("teacher", "scd"), sizes=("xs", "l"), seeds=2)
+    for path in folder.glob("scd-*/scores.json"):
+        scores = json.loads(path.read_text())["scores"]
+        change(path, scores=[{**one, "fd": one["fd"] * (1.94 / 1.5 if one["steps"] == 1 else 1)} for one in scores])
+    _, judged = findings(folder)
+    measured, verdict = judged["sCD, 1 step: ratio to its teacher below 2 at every size"]
+    value, low, high = map(float, re.findall(r"[0-9.]+", measured)[:3])
+    assert low < 2 < high
+    assert value != 2
+    assert verdict == "cannot be told"
+    assert judged["sCD, 2 steps: ratio to its teacher below 1.6 at every size"][1] == "met"
 
 
 def test_missed_expectations_are_said_in_the_summary(tmp_path: Path, write_study: Writer) -> None:
-    folder = write_study(tmp_path / "bad", methods=("teacher", "scd"), sizes=("xs", "l"))
+    folder = write_study(tmp_path / "bad", methods=("teacher", "scd"), sizes=("xs", "l"), seeds=2)
     for path in folder.glob("scd-*/scores.json"):
         factor = 3.0 if path.parent.name.startswith("scd-l") else 1.1
         scores = json.loads(path.read_text())["scores"]
@@ -179,6 +217,13 @@ def test_missed_expectations_are_said_in_the_summary(tmp_path: Path, write_study
     assert "sCD, 1 step: ratio the same at every size (the paper's finding)" in missed
     assert "sCT, 1 step: ratio not the same at every size (the paper's finding) - not measured" in text
     assert "2 sizes: too few to tell a power law" in text
+
+
+def test_images_judged_by_strangers_are_said_at_the_head(tmp_path: Path, write_study: Writer) -> None:
+    folder = write_study(tmp_path / "own", methods=("teacher",), sizes=("xs",))
+    assert not any("Fashion-MNIST" in sentence for sentence in findings(folder)[0])
+    change(folder / "environment.json", data={"dataset": "shards/mine"})
+    assert findings(folder)[0][1].startswith("These images (shards/mine) are judged by a classifier of Fashion-MNIST")
 
 
 def test_unfinished_study_is_reported_as_far_as_it_goes(tmp_path: Path, write_study: Writer) -> None:

@@ -138,7 +138,9 @@ class Launched:
 
     def wait(self) -> Result:
         out, err = self.process.communicate(timeout=LIMIT_SECONDS)
-        return Result(self.process.returncode, out, err)
+        code = self.process.returncode
+        assert code is not None, "it has ended"
+        return Result(code, out, err)
 
 
 def _processes() -> list[int]:

@@ -63,6 +63,7 @@ def strike(launched: Fixture, whom: str, rng: random.Random) -> str | None:
     return whom
 
 
+@pytest.mark.nightly  # test_kills.py does the same with processes that start in milliseconds
 def test_kills_at_random_moments(
     tmp_path: Path, write_study: Fixture, finished: Fixture, launched_homes: Fixture, spawn: Fixture, until: Until
 ) -> None:
@@ -78,10 +79,10 @@ def test_kills_at_random_moments(
         # The first is struck while it starts; the others once they have left something new, so that all get on.
         if struck:
             until(lambda: left() - before or launched.process.poll() is not None)  # noqa: B023
-        time.sleep(rng.uniform(0, 0.3 if struck else 3))
+        time.sleep(rng.uniform(0, 0.3))
         struck.append(strike(launched, ANYONE[len(struck) % len(ANYONE)], rng))
         launched.wait()
-    assert len(set(struck) - {None}) >= 2
+    assert set(struck) - {None}
 
     result = spawn("scaling", "study", "run", path).wait()
     assert result.code == 0, result.err

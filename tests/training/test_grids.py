@@ -19,9 +19,10 @@ from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 from scaling.run.metrics import read_metrics
 from scaling.sampling.generate import generate
+from scaling.sampling.pictures import to_png
 from scaling.study.checks import check_runnable
 from scaling.study.open import open_study
-from scaling.training.observe.grids import Grids, to_png
+from scaling.training.observe.grids import Grids
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World, joined
 from tests.ranks import run_ranks
@@ -58,7 +59,7 @@ def draw_as_rank(home: Path, method: str) -> list[Path]:
 
 def test_a_picture_is_8_rows_of_8_images_in_order() -> None:
     images = np.random.default_rng(0).integers(0, 256, (64, 3, 2, 3), dtype=np.uint8)
-    picture = np.asarray(Image.open(io.BytesIO(to_png(images))))
+    picture = np.asarray(Image.open(io.BytesIO(to_png(images, 8))))
     assert picture.shape == (24, 16, 3)
     for n, image in enumerate(images):
         row, column = divmod(n, 8)
@@ -79,7 +80,7 @@ def test_a_grid_shows_the_first_samples_of_the_network(tmp_path: Path, method: s
     for path, n in zip(paths, steps, strict=True):
         spec = spec_of(method)
         images, _ = generate(spec, small_network(spec), n, 70, CPU)
-        assert path.read_bytes() == to_png(images[:64])
+        assert path.read_bytes() == to_png(images[:64], 8)
         assert len(np.unique(images.reshape(70, -1), axis=0)) == 70
     first = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in drawn(tmp_path, method, step=6)] == first

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from scaling.config.sections import LABELS
+from scaling.config.sections import LABELS, Method
 from scaling.plan import units
 from scaling.plan.build import Plan, RunPlan
 from scaling.plan.export import totals
@@ -50,7 +50,8 @@ def totals_table(plan: Plan) -> Table:
     """Sums by method, by size and over all."""
     numbers = right("runs", "train FLOPs", "sampling FLOPs", "decoding FLOPs", "on disk", "device time")
     made = table("totals", ("runs of", *numbers, *right(f"on {plan.devices}")))
-    for method in dict.fromkeys(run.spec.method for run in plan.runs):
+    methods: tuple[Method, ...] = tuple(dict.fromkeys(run.spec.method for run in plan.runs))
+    for method in methods:
         _add_total(made, plan, LABELS[method], [run for run in plan.runs if run.spec.method == method])
     made.add_section()
     for size in dict.fromkeys(run.spec.size for run in plan.runs):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from data_pipeline.files import write_bytes_atomic
@@ -19,6 +16,7 @@ from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
 from scaling.sampling.evaluations import sampler_steps
 from scaling.sampling.generate import generate
+from scaling.sampling.pictures import to_png
 from scaling.training.sharding.gather import gather
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
@@ -70,17 +68,5 @@ class Grids:
                 log.warning("no grid of %d-step samples after step %d: %s", steps, step, error)
                 continue
             paths.append(self._folder / f"step-{step:08d}-{steps}.png")
-            write_bytes_atomic(paths[-1], to_png(images))
+            write_bytes_atomic(paths[-1], to_png(images, SIDE))
         return paths
-
-
-def to_png(images: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG file of SIDE^2 images [SIDE^2, H, W, C], C = 1 or 3, in rows."""
-    from PIL import Image  # a run without grids gets by without it
-
-    _, height, width, channels = images.shape
-    rows = images.reshape(SIDE, SIDE, height, width, channels).swapaxes(1, 2)
-    picture = rows.reshape(SIDE * height, SIDE * width, channels)
-    buffer = io.BytesIO()
-    Image.fromarray(picture[..., 0] if channels == 1 else picture).save(buffer, "PNG")
-    return buffer.getvalue()
