@@ -2,7 +2,7 @@
 
 manifest.json                what is here, with the size and hash of every file
 shard-000000.tar             a webdataset shard: members 00000000.cls, 00000000.npy, 00000001.cls, ...
-shard-000000.index.npy       per sample: where its raw array bytes start, its label, the CRC-32 of those bytes
+shard-000000.index.npy       per sample: where its raw array bytes start, its label, the checksum of those bytes
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from data_pipeline.files import write_json_atomic
 from data_pipeline.text import is_safe, shown, what_is
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 DTYPES = ("float16", "float32")  # stored little-endian
-INDEX_DTYPE = np.dtype([("offset", "<i8"), ("label", "<i4"), ("crc32", "<u4")])
+INDEX_DTYPE = np.dtype([("offset", "<i8"), ("label", "<i4"), ("checksum", "<u4")])
 HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -1,6 +1,6 @@
 """Random access to a folder of shards through its index, every sample checked as it is read.
 
-Each sample is one `pread` at a known offset, not a map of the file: reading a map past the end of a truncated file
+Each sample is one `preadv` at a known offset, not a map of the file: reading a map past the end of a truncated file
 kills the process with SIGBUS, while here it is an error that names the shard.
 """
 
@@ -8,43 +8,73 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipeline.checksum import checksum
 from data_pipeline.manifest import INDEX_DTYPE, DataError, Manifest, ShardInfo, sample_key
 
-MAX_OPEN = 256  # descriptors; the usual limit of a process is 1024
+MAX_OPEN = 256  # files; the usual limit of a process is 1024
+UNREADABLE = -1  # in place of an offset
+
+
+class Rows:
+    """Memory for a batch of samples: `array` [B, C, H, W] of the stored dtype, and each row of it as bytes."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        """array: C-contiguous; it is written to, not copied."""
+        self.array = array
+        whole = memoryview(array.reshape(-1).view(np.uint8))
+        size = whole.nbytes // max(1, len(array))
+        self.buffers = [[whole[start : start + size]] for start in range(0, whole.nbytes, size)] if len(array) else []
 
 
 class LatentReader:
-    """Samples of the shards in `folder` by number, in any order.
+    """Samples of the shards in `folder` by number, in any order, by any number of threads.
 
-    Opening reads the manifest and the indices (16 bytes a sample) and checks them and the shards' sizes; no payload
-    is read. Descriptors are opened on first use, so that a reader can be pickled, or forked into worker processes.
-    One thread uses a reader at a time.
+    Opening reads the manifest and the indices and checks them and the shards' sizes; no payload is read. What is kept
+    is 20 bytes a sample. Files are opened on first use, so that a reader can be pickled, or forked into processes.
 
-    Raises:
-        DataError: manifest, index or shard is missing or not as the manifest says; names the file and the remedy.
+    damaged: what is wrong with each shard found damaged so far, by its number.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, locate: Callable[[ShardInfo], Path] | None = None, lenient: bool = False
+    ) -> None:
+        """locate: where a shard lies, once it is asked for; None: in `folder`, looked at now.
+
+        lenient: a shard that is missing or not as the manifest says is no error here, its samples cannot be read.
+
+        Raises:
+            DataError: manifest, index or shard is missing or not as the manifest says; names the file and the remedy.
+        """
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
-        indices = [self._open_shard(shard) for shard in self.manifest.shards]
-        index = np.concatenate(indices)
-        self.labels = index["label"].astype(np.int64)
-        self._offsets = index["offset"].astype(np.int64)
-        self._crc32 = index["crc32"].astype(np.uint32)
+        self.damaged: dict[int, str] = {}
+        self._locate = locate
         self._ends = np.cumsum([shard.samples for shard in self.manifest.shards])
-        self._descriptors: dict[int, int] = {}
+        self.labels = np.zeros(len(self), np.int64)
+        self._offsets = np.full(len(self), UNREADABLE, np.int64)
+        self._checksums = np.zeros(len(self), np.uint32)
+        self._files: dict[int, io.FileIO] = {}
+        for number in range(len(self.manifest.shards)):
+            try:
+                self._open_shard(number)
+            except DataError as error:
+                if not lenient:
+                    raise
+                self.damaged[number] = str(error)
 
     def __len__(self) -> int:
         return self.manifest.samples
+
+    def rows(self, count: int) -> Rows:
+        """New memory for `count` samples."""
+        return Rows(np.empty((count, *self.manifest.shape), np.dtype(self.manifest.dtype).newbyteorder("<")))
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Arrays [B, C, H, W] of the stored dtype and labels int64 [B] of the samples with these numbers, in order.
@@ -56,73 +86,102 @@ class LatentReader:
         indices = np.asarray(indices)
         if indices.ndim != 1 or indices.dtype.kind not in "iu":
             raise IndexError(f"sample numbers are {indices.dtype} {list(indices.shape)}, expected integers [B]")
+        rows = self.rows(len(indices))
+        for error in self.read_into(rows, indices).values():
+            raise error
+        return rows.array, self.labels[indices]
+
+    def read_into(self, rows: Rows, indices: np.ndarray) -> dict[int, DataError]:
+        """Fill the rows with the samples of these numbers; of those that cannot be read, the error by row.
+
+        Raises IndexError for a number outside 0..len-1.
+        """
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"sample numbers {indices.min()} to {indices.max()}, but there are {len(self)} samples")
-        out = np.empty((len(indices), *self.manifest.shape), np.dtype(self.manifest.dtype).newbyteorder("<"))
-        rows = out.reshape(len(indices), math.prod(self.manifest.shape)).view(np.uint8)
-        for row, number in zip(rows, indices.tolist(), strict=True):
-            self._read_into(row, number)
-        return out, self.labels[indices]
+        failed: dict[int, DataError] = {}
+        numbers, offsets = indices.tolist(), self._offsets[indices].tolist()
+        shards = np.searchsorted(self._ends, indices, side="right").tolist()
+        sums = self._checksums[indices].tolist()
+        for row in np.argsort(indices, kind="stable").tolist():  # files are read forward
+            buffer = rows.buffers[row]
+            try:
+                self._pread(shards[row], buffer, offsets[row], numbers[row])
+                if checksum(buffer[0]) != sums[row]:
+                    what = "is altered: its checksum is not the one in the index"
+                    raise self._unreadable(shards[row], numbers[row], what)
+            except DataError as error:
+                failed[row] = error
+        return failed
+
+    def shards_of(self, indices: np.ndarray) -> np.ndarray:
+        """The numbers of the shards that hold these samples."""
+        return np.searchsorted(self._ends, indices, side="right")
 
     def close(self) -> None:
-        """Close all descriptors; the next read opens them again."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptors"):
-            self.close()
+        """Close all files; the next read opens them again."""
+        self._files.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_descriptors": {}}
+        return self.__dict__ | {"_files": {}}
 
-    def _open_shard(self, shard: ShardInfo) -> np.ndarray:
-        """The index of a shard, checked; and the shard's size, checked."""
-        path = self.folder / shard.name
+    def _open_shard(self, number: int) -> None:
+        """Take over the index of a shard, checked; and check the size of a shard that lies in the folder."""
+        shard = self.manifest.shards[number]
+        if self._locate is None:
+            try:
+                size = (self.folder / shard.name).stat().st_size
+            except OSError as error:
+                raise self._damage(shard.name, f"cannot be found ({error.strerror})") from error
+            if size != shard.bytes:
+                raise self._damage(shard.name, f"has {size} bytes, the manifest says {shard.bytes}")
         try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise self._damage(shard.name, f"cannot be found ({error.strerror})") from error
-        if size != shard.bytes:
-            raise self._damage(shard.name, f"has {size} bytes, the manifest says {shard.bytes}")
-        try:
-            return read_index(self.folder / shard.index_name, self.manifest, shard)
+            index = read_index(self.folder / shard.index_name, self.manifest, shard)
         except DataError as error:
             raise self._damage(shard.index_name, str(error)) from error
+        part = slice(self._ends[number] - shard.samples, self._ends[number])
+        self.labels[part], self._offsets[part] = index["label"], index["offset"]
+        self._checksums[part] = index["checksum"]
 
-    def _read_into(self, row: np.ndarray, number: int) -> None:
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        where = f"sample {sample_key(number)}"
-        name = self.manifest.shards[shard].name
+    def _pread(self, shard: int, buffer: list[memoryview], offset: int, number: int) -> None:
+        """Fill the buffer from the shard. DataError where the file cannot be read or ends before."""
+        if offset == UNREADABLE:
+            raise DataError(self.damaged[shard])
         try:
-            got = _pread_into(row.data, self._descriptor(shard), int(self._offsets[number]))
+            file = self._files.get(shard) or self._open(shard)
+            got = os.preadv(file.fileno(), buffer, offset)
+            size = len(buffer[0])
+            # Network file systems may return fewer bytes than asked for; none come back only where the file ends.
+            while got < size and (more := os.preadv(file.fileno(), [buffer[0][got:]], offset + got)):
+                got += more
         except OSError as error:
-            raise self._damage(name, f"{where} cannot be read ({error.strerror})") from error
-        if got != len(row):
-            raise self._damage(name, f"{where} is cut off: {got} of {len(row)} bytes are left")
-        if zlib.crc32(row.data) != self._crc32[number]:
-            raise self._damage(name, f"{where} is altered: its CRC-32 is not the one in the index")
+            raise self._unreadable(shard, number, f"cannot be read ({error.strerror})") from error
+        except DataError as error:  # it could not be located: nor will its other samples be
+            self.damaged.setdefault(shard, str(error))
+            self._offsets[self._ends[shard] - self.manifest.shards[shard].samples : self._ends[shard]] = UNREADABLE
+            raise
+        if got != size:
+            raise self._unreadable(shard, number, f"is cut off: {got} of {size} bytes are left")
 
-    def _descriptor(self, shard: int) -> int:
-        if shard not in self._descriptors:
-            if len(self._descriptors) >= MAX_OPEN:
-                os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[shard] = os.open(self.folder / self.manifest.shards[shard].name, os.O_RDONLY)
-        return self._descriptors[shard]
+    def _open(self, shard: int) -> io.FileIO:
+        """The file of a shard. One that is dropped here closes once no thread reads from it any more."""
+        info = self.manifest.shards[shard]
+        path = self.folder / info.name if self._locate is None else self._locate(info)
+        opened = path.open("rb", buffering=0)
+        while len(self._files) >= MAX_OPEN:
+            self._files.pop(next(iter(self._files)), None)
+        self._files[shard] = opened
+        return opened
+
+    def _unreadable(self, shard: int, number: int, what: str) -> DataError:
+        error = self._damage(self.manifest.shards[shard].name, f"sample {sample_key(number)} {what}")
+        self.damaged.setdefault(shard, str(error))
+        return error
 
     def _damage(self, name: str, what: str) -> DataError:
         return DataError(
             f"{self.folder / name}: {what}: pack again or copy the shard again; "
             f"`trigscale data verify {self.folder}` lists every damage"
         )
-
-
-def _pread_into(buffer: memoryview, descriptor: int, offset: int) -> int:
-    """Fill `buffer` from `offset` of the file; fewer bytes than asked for come back only where the file ends."""
-    done = 0
-    while done < len(buffer) and (got := os.preadv(descriptor, [buffer[done:]], offset + done)):
-        done += got
-    return done
 
 
 def read_index(path: Path, manifest: Manifest, shard: ShardInfo) -> np.ndarray:

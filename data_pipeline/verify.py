@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import tarfile
 import tokenize
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from data_pipeline.checksum import checksum
 from data_pipeline.files import sha256_file
 from data_pipeline.manifest import ContentHash, DataError, Manifest, ShardInfo, sample_key
 from data_pipeline.reader import read_index
@@ -23,7 +23,7 @@ def verify(folder: Path) -> Manifest:
     """Check all files of a folder of shards against each other and return the manifest.
 
     For each shard: size and SHA-256; the tar's header checksums and its end-of-archive record (a tar cut between two
-    members looks whole to most readers); each sample's key, label, shape, dtype, offset and CRC-32 against the index;
+    members looks whole to most readers); each sample's key, label, shape, dtype, offset and checksum against the index;
     the index's own hash. For the whole: the content hash, and shards that the manifest does not know.
 
     Raises:
@@ -92,8 +92,8 @@ def _scan(
                 return
             if index is not None and (value, end - len(raw)) != (index["label"][number], index["offset"][number]):
                 yield f"sample {key}: label or place differ from the index"
-            elif index is not None and zlib.crc32(raw) != index["crc32"][number]:
-                yield f"sample {key}: is altered: its CRC-32 is not the one in the index"
+            elif index is not None and checksum(raw) != index["checksum"][number]:
+                yield f"sample {key}: is altered: its checksum is not the one in the index"
             content.update(raw, value)
         try:
             for name, _, _ in members:
