@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,9 +30,25 @@ class Rows:
     def __init__(self, array: np.ndarray) -> None:
         """array: C-contiguous; it is written to, not copied."""
         self.array = array
-        whole = memoryview(array.reshape(-1).view(np.uint8))
+        whole = array.reshape(-1).view(np.uint8).data
         size = whole.nbytes // max(1, len(array))
         self.buffers = [[whole[start : start + size]] for start in range(0, whole.nbytes, size)] if len(array) else []
+
+
+class ShardStore(Protocol):
+    """Shards that do not lie beside their manifest."""
+
+    def path(self, shard: ShardInfo) -> Path:
+        """A file with the shard's bytes, once it is there. DataError names the shard and the remedy."""
+        ...
+
+    def want(self, shards: Sequence[ShardInfo]) -> None:
+        """Begin to fetch shards that will be asked for, in this order."""
+        ...
+
+    def remedy(self, shard: ShardInfo) -> str:
+        """What to do about a file that is damaged here."""
+        ...
 
 
 class LatentReader:
@@ -42,10 +60,8 @@ class LatentReader:
     damaged: what is wrong with each shard found damaged so far, by its number.
     """
 
-    def __init__(
-        self, folder: Path, *, locate: Callable[[ShardInfo], Path] | None = None, lenient: bool = False
-    ) -> None:
-        """locate: where a shard lies, once it is asked for; None: in `folder`, looked at now.
+    def __init__(self, folder: Path, *, store: ShardStore | None = None, lenient: bool = False) -> None:
+        """store: where the shards lie; None: in `folder`.
 
         lenient: a shard that is missing or not as the manifest says is no error here, its samples cannot be read.
 
@@ -55,12 +71,13 @@ class LatentReader:
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
         self.damaged: dict[int, str] = {}
-        self._locate = locate
+        self._store = store
         self._ends = np.cumsum([shard.samples for shard in self.manifest.shards])
         self.labels = np.zeros(len(self), np.int64)
         self._offsets = np.full(len(self), UNREADABLE, np.int64)
         self._checksums = np.zeros(len(self), np.uint32)
         self._files: dict[int, io.FileIO] = {}
+        self._opening = threading.Lock()
         for number in range(len(self.manifest.shards)):
             try:
                 self._open_shard(number)
@@ -113,21 +130,34 @@ class LatentReader:
                 failed[row] = error
         return failed
 
-    def shards_of(self, indices: np.ndarray) -> np.ndarray:
-        """The numbers of the shards that hold these samples."""
-        return np.searchsorted(self._ends, indices, side="right")
+    def prepare(self, *windows: np.ndarray) -> None:
+        """Have what is soon read brought nearer: runs of consecutive samples [n, 2], each a first sample and a count.
+
+        Shards of a store are fetched, in the order in which the windows name them. Of files at hand, the runs of a
+        window that is only a part of the data are read ahead by the system.
+        """
+        runs = [(first, first + count) for window in windows for first, count in window.tolist()]
+        spans = [(shard, *run) for run in runs for shard in self._shards_of(*run)]
+        if self._store is not None:
+            self._store.want([self.manifest.shards[shard] for shard in dict.fromkeys(shard for shard, *_ in spans)])
+        elif len(windows[-1]) > 1:
+            for shard, first, end in spans[-len(windows[-1]) :]:
+                self._advise(shard, first, end)
 
     def close(self) -> None:
         """Close all files; the next read opens them again."""
         self._files.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_files": {}}
+        return {**self.__dict__, "_files": {}, "_opening": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "_opening": threading.Lock()}
 
     def _open_shard(self, number: int) -> None:
         """Take over the index of a shard, checked; and check the size of a shard that lies in the folder."""
         shard = self.manifest.shards[number]
-        if self._locate is None:
+        if self._store is None:
             try:
                 size = (self.folder / shard.name).stat().st_size
             except OSError as error:
@@ -165,23 +195,40 @@ class LatentReader:
     def _open(self, shard: int) -> io.FileIO:
         """The file of a shard. One that is dropped here closes once no thread reads from it any more."""
         info = self.manifest.shards[shard]
-        path = self.folder / info.name if self._locate is None else self._locate(info)
+        path = self.folder / info.name if self._store is None else self._store.path(info)
         opened = path.open("rb", buffering=0)
-        while len(self._files) >= MAX_OPEN:
-            self._files.pop(next(iter(self._files)), None)
-        self._files[shard] = opened
+        with self._opening:
+            while len(self._files) >= MAX_OPEN:
+                del self._files[next(iter(self._files))]
+            self._files[shard] = opened
         return opened
 
+    def _shards_of(self, first: int, end: int) -> range:
+        """The numbers of the shards that hold the samples first .. end - 1."""
+        low, high = np.searchsorted(self._ends, [first, end - 1], side="right").tolist()
+        return range(low, high + 1)
+
+    def _advise(self, shard: int, first: int, end: int) -> None:
+        """Ask the system to read those of the samples first .. end - 1 that this shard holds; damage is found later."""
+        last = min(end, int(self._ends[shard])) - 1
+        first = max(first, int(self._ends[shard]) - self.manifest.shards[shard].samples)
+        start, stop = int(self._offsets[first]), int(self._offsets[last]) + self.manifest.sample_bytes
+        if start != UNREADABLE:
+            with suppress(OSError):
+                file = self._files.get(shard) or self._open(shard)
+                os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+
     def _unreadable(self, shard: int, number: int, what: str) -> DataError:
-        error = self._damage(self.manifest.shards[shard].name, f"sample {sample_key(number)} {what}")
+        info = self.manifest.shards[shard]
+        remedy = None if self._store is None else self._store.remedy(info)
+        error = self._damage(info.name, f"sample {sample_key(number)} {what}", remedy)
         self.damaged.setdefault(shard, str(error))
         return error
 
-    def _damage(self, name: str, what: str) -> DataError:
-        return DataError(
-            f"{self.folder / name}: {what}: pack again or copy the shard again; "
-            f"`trigscale data verify {self.folder}` lists every damage"
-        )
+    def _damage(self, name: str, what: str, remedy: str | None = None) -> DataError:
+        listed = f"`trigscale data verify {self.folder}` lists every damage"
+        remedy = remedy or f"pack again or copy the shard again; {listed}"
+        return DataError(f"{self.folder / name}: {what}: {remedy}")
 
 
 def read_index(path: Path, manifest: Manifest, shard: ShardInfo) -> np.ndarray:

@@ -18,6 +18,7 @@ from scaling.config.sections import (
     Ema,
     Evaluation,
     Launch,
+    Loading,
     Method,
     Precision,
     Sampling,
@@ -28,12 +29,23 @@ from scaling.config.validation import ConfigError, Section, read_yaml, validate
 from scaling.run.home import RunHome
 
 
+class Window(Section):
+    """An order that mixes `blocks` runs of `block` samples at a time (0: whole shards, whose sizes it depends on)."""
+
+    blocks: int
+    block: int
+    shards_sha256: str | None = Field(description="hash of the shards' numbers of samples, where runs are shards")
+
+
 class RunData(Section):
     """The training data by content, wherever it lies."""
 
     content_sha256: str = Field(description="hash of the training samples and labels in order")
     held_out_sha256: str = Field(description="hash of the held-out samples and labels in order")
     encoder: str = Field(description="name of the encoder")
+    window: Window | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="how samples are mixed; null: a full shuffle"
+    )
 
 
 class RunSpec(Section):
@@ -79,6 +91,7 @@ class RunFile(Section):
     reference: Path = Field(description="statistics of the real images that samples are judged by")
     teacher_home: Path | None = Field(description="home of the teacher's run")
     weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
+    loading: Loading = Loading()
     launch: Launch
 
 
