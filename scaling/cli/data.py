@@ -53,8 +53,9 @@ def data_verify(folder: Shards, as_json: AsJson = False) -> None:
 
 @data_app.command("info")
 def data_info(folder: Shards, as_json: AsJson = False) -> None:
-    """Print the manifest of a folder of shards."""
+    """Print the manifest of a folder of shards, how even its classes are, and which samples repeat others."""
     from data_pipeline.manifest import Manifest
+    from data_pipeline.survey import survey
 
     manifest = Manifest.load(folder)
     shape = "x".join(map(str, manifest.shape))
@@ -64,7 +65,8 @@ def data_info(folder: Shards, as_json: AsJson = False) -> None:
         *(f"  class {label}: {name}" for label, name in enumerate(manifest.class_names or ())),
         *(f"  {shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes" for shard in manifest.shards),
     ]
-    show(lines, _facts(folder, manifest), as_json)
+    found = survey(folder)
+    show([*lines, *found.lines()], {**_facts(folder, manifest), **asdict(found)}, as_json)
 
 
 def _facts(folder: Path, manifest: Manifest) -> dict[str, Any]:
