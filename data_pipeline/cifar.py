@@ -17,7 +17,11 @@ TRAINING = ("data_batch_*.bin", "train.bin")
 
 
 def is_cifar(path: Path) -> bool:
-    """Whether a path is one of CIFAR's files, or the folder of them."""
+    """Whether a path is one of CIFAR's files, or the folder of them; DataError for the version that is pickles."""
+    if path.is_dir() and (path / "data_batch_1").is_file():
+        raise DataError(
+            f"{path} holds pickles, which are not read: take CIFAR's binary version (cifar-10-binary.tar.gz)"
+        )
     return path.suffix == ".bin" or (path.is_dir() and any(path.glob("*.bin")))
 
 

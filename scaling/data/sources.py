@@ -126,7 +126,7 @@ def pack_images(
         samples(),
         folder,
         dataset=dataset,
-        encoder=encoder.name,
+        encoder=encoder.shards or encoder.name,
         num_classes=num_classes,
         class_names=class_names,
     )
