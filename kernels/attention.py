@@ -175,7 +175,6 @@ def _refuse_what_torch_loses() -> None:
         )
 
 
-@torch.compiler.assume_constant_result
 def _refuse_duals_around_graph() -> None:
     """Raise if forward mode was on where the function that is being compiled was called.
 
@@ -189,6 +188,10 @@ def _refuse_duals_around_graph() -> None:
             "attention: dual tensors enter a compiled function, which may drop their tangents: make them inside it "
             "(torch.func.jvp or dual_level within what torch.compile gets), or call the function uncompiled"
         )
+
+
+# As torch.compiler.assume_constant_result does, which imports the whole compiler first, for seconds.
+_refuse_duals_around_graph._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _check_tensors(**tensors: object) -> None:

@@ -19,7 +19,8 @@ import scaling.cli.main
 import scaling.report.build
 import scaling.study.display
 import scaling.study.run
-import scaling.work.stages  # noqa: F401
+import scaling.work.stages
+import scaling.work.worker  # noqa: F401
 
 # Its shared-memory operator would be compiled at the first start.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # pyright: ignore[reportAttributeAccessIssue]

@@ -24,7 +24,7 @@ from slurm.graph import JobGraph
 from tests.models.edm2_files import TINY, random_state, write_network
 
 ROOT = Path(__file__).parents[1]
-TEXTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^    trigscale (.+?)(?: {3,}.*)?$", re.MULTILINE)
 # Parts of commands that want more than this folder has; of these the words are parsed and nothing runs.
 WANTS = {
@@ -38,7 +38,7 @@ WANTS = {
 
 def printed() -> list[str]:
     """Every command once, in the order of the texts, README's first."""
-    found = [command for path in reversed(TEXTS) for command in COMMAND.findall(path.read_text(encoding="utf-8"))]
+    found = [command for path in TEXTS for command in COMMAND.findall(path.read_text(encoding="utf-8"))]
     return list(dict.fromkeys(found))
 
 
@@ -70,16 +70,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with every file that the texts name; its fashion.yaml is the shipped one, cut short."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("scaling.study.run.run_local", run_here)
+    none: dict[str, list[Any]] = {"curves": [], "overview": [], "training": [], "samples": []}
+    monkeypatch.setattr("scaling.report.build.draw_pictures", lambda *_: none)  # tests/report draws
     images, labels = load_fashion("test")
     for name, part in (("train", slice(0, 300)), ("test", slice(300, 600))):
         np.savez(f"{name}.npz", images=images[part, ..., None], labels=labels[part])
         pack_images(images[part, ..., None], labels[part], get_encoder("fashion-s2d-v1"), Path("made", name), name, 10)
-    shutil.copyfile("train.npz", "IMAGES")
+    shutil.copyfile("train.npz", "IMAGES.npz")
     short = yaml.safe_load((CONFIGS / "study" / "fashion.yaml").read_text())
     short |= {"sizes": ["xs"], "by_size": {}, "evaluation": {"samples": 100, "resamples": 20}}
     short["launch"] |= {"device": "cpu", "checkpoint_seconds": 60, "log_every": 1, "ema_snapshot_steps": 1}
     for method in ("teacher", "scd", "sct"):
-        short[method] = {**short[method], "steps": 8, "batch": 16}
+        short[method] = {**short[method], "steps": 4, "batch": 16}
     Path("configs/study").mkdir(parents=True)
     Path("configs/study/fashion.yaml").write_text(yaml.safe_dump(short))
     data = {"source": "made/train", "held_out": "made/test"}
@@ -142,5 +144,5 @@ def test_the_default_study_keeps_what_readmes_average_needs() -> None:
             steps = config.recipe(method, size).steps
             times = [*range(every, steps + 1, every), steps]
             stored = [(time, power_exponent(width)) for time in times for width in config.ema_of(size).sigma_rel]
-            arrays = (np.array(column, np.float64) for column in zip(*stored, strict=True))
-            assert fit_profile(*arrays, steps, power_exponent(0.07))[1] < LARGE_ERROR
+            updates, exponents = (np.array(column, np.float64) for column in zip(*stored, strict=True))
+            assert fit_profile(updates, exponents, steps, power_exponent(0.07))[1] < LARGE_ERROR

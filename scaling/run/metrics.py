@@ -42,4 +42,4 @@ def _parse(text: bytes) -> dict[str, Any] | None:
     if not isinstance(entry, dict) or type(entry.get("step")) is not int or entry["step"] < 0:
         return None
     numbers = all(value is None or type(value) in (int, float) for value in entry.values())
-    return entry if numbers and "loss" in entry else None
+    return entry if numbers else None

@@ -88,7 +88,7 @@ class Display:
 def _note(last: dict[str, Any], steps: int) -> str:
     if last["step"] >= steps:
         return "sampling and evaluating"
-    loss = "not finite" if last["loss"] is None else f"{last['loss']:.4f}"
+    loss = "not finite" if last.get("loss") is None else f"{last['loss']:.4f}"
     speed = last["images_per_second"]
     left = (steps - last["step"]) * last.get("images", 0) / last["step"] / speed if speed else float("nan")
     return f"step {last['step']}/{steps}, {speed:.0f} images/s, loss {loss}, {left:.0f} s left"

@@ -41,7 +41,7 @@ def _state(home: RunHome) -> dict[str, Any]:
         scores, damaged = None, [*damaged, str(error)]
     state = _name_of(scores, bool(home.sampled()), len(lines), last["step"] >= steps)
     fd = {str(score.steps): score.fd for score in scores.scores} if scores else {}
-    entry = {"run": home.name, "state": state, "step": last["step"], "steps": steps, "loss": last["loss"], "fd": fd}
+    entry = {"run": home.name, "state": state, "step": last["step"], "steps": steps, "loss": last.get("loss"), "fd": fd}
     return {**entry, "damaged": damaged}
 
 

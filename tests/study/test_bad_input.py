@@ -335,7 +335,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path, write_study: Fixture, c
     path = write_study(tmp_path)
     before = path.read_bytes()
     result = cli("study", "run", path, f"launch.folder={path}")
-    assert_refused(result, f"{path}/data: Not a directory: choose another folder")
+    assert_refused(result, f"{path}/tiny: Not a directory: choose another folder")
     assert path.read_bytes() == before
     assert files(tmp_path) == ["study.yaml"]
 
@@ -440,9 +440,12 @@ def test_files_that_are_no_checkpoints(
         path.write_bytes(original)
     for name, content in (("file", whole), ("pickle", pickled), ("foreign", foreign)):
         (tmp_path / name).write_bytes(content)
-        assert_refused(cli("sample", tmp_path / name, "--to", to), f"{tmp_path / name}: is a file, a checkpoint is a")
-    assert_refused(cli("sample", tmp_path, "--to", to), f"{tmp_path}: has no checkpoint.json")
-    assert_refused(cli("sample", tmp_path / "none", "--to", to), "none: no such checkpoint")
+        assert_refused(
+            cli("sample", tmp_path / name, "--to", to), f"{tmp_path / name}: holds no weights: name the folder"
+        )
+    (tmp_path / "empty").mkdir()
+    assert_refused(cli("sample", tmp_path / "empty", "--to", to), f"{tmp_path / 'empty'}: holds no weights")
+    assert_refused(cli("sample", tmp_path / "none", "--to", to), "none: ")
     assert not to.exists()
     assert not (tmp_path / "unpickled").exists()
     pickle.loads(pickled)  # noqa: S301 (it was hostile indeed)
@@ -452,8 +455,9 @@ def test_files_that_are_no_checkpoints(
 
 
 def test_a_place_where_no_file_can_be(tmp_path: Path, untrained: Path, cli: Fixture) -> None:
+    (tmp_path / "none").touch()
     result = cli("sample", untrained, "--to", tmp_path / "none" / "grid.png", "--count", 1)
-    assert_refused(result, f"{tmp_path}/none/grid.png: No such file or directory")
+    assert_refused(result, f"{tmp_path}/none: File exists: choose another folder")
 
 
 def test_images_of_another_encoder(tmp_path: Path, cli: Fixture) -> None:

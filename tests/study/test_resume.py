@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import pytest
 
 from scaling.training.checkpoints import checkpoint
 
-ANYONE = ("launcher", "worker", "all")
 Until = Callable[[Callable[[], Any]], None]
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
 
@@ -48,46 +45,6 @@ def test_a_fresh_interpreter_ends_like_a_fork(
     result = spawn("scaling", "study", "run", write_study(tmp_path, methods=["teacher"]), fresh=True).wait()
     assert result.code == 0, result.err
     launched_homes.assert_as(finished, "teacher")
-
-
-def strike(launched: Fixture, whom: str, rng: random.Random) -> str | None:
-    """Kill the launcher, one worker, or all; None where there was nothing left to kill."""
-    workers = launched.workers()
-    if launched.process.poll() is not None or (whom == "worker" and not workers):
-        return None
-    if whom != "worker":
-        launched.kill()
-    if whom != "launcher":
-        for pid in rng.sample(workers, 1 if whom == "worker" else len(workers)):
-            os.kill(pid, signal.SIGKILL)
-    return whom
-
-
-@pytest.mark.nightly  # test_kills.py does the same with processes that start in milliseconds
-def test_kills_at_random_moments(
-    tmp_path: Path, write_study: Fixture, finished: Fixture, launched_homes: Fixture, spawn: Fixture, until: Until
-) -> None:
-    path, study = write_study(tmp_path), launched_homes.study
-    rng = random.Random(20)
-
-    def left() -> set[Path]:
-        return {file for part in ("checkpoints/step-*", "samples/*", "scores.json") for file in study.glob(f"*/{part}")}
-
-    struck: list[str | None] = []
-    while len(struck) < 5 and len(list(study.glob("*/scores.json"))) < 3:
-        launched, before = spawn("scaling", "study", "run", path), left()
-        # The first is struck while it starts; the others once they have left something new, so that all get on.
-        if struck:
-            until(lambda: left() - before or launched.process.poll() is not None)  # noqa: B023
-        time.sleep(rng.uniform(0, 0.3 if struck else 3))
-        struck.append(strike(launched, ANYONE[len(struck) % len(ANYONE)], rng))
-        launched.wait()
-    assert len(set(struck) - {None}) >= 2
-
-    result = spawn("scaling", "study", "run", path).wait()
-    assert result.code == 0, result.err
-    launched_homes.assert_as(finished)
-    assert any("continuing after step" in log.read_text() for log in study.glob("*/log.txt"))
 
 
 DIES_WHILE_WRITING = """

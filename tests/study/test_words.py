@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from scaling.config.study import StudyConfig
+from data_pipeline.arrays import load_arrays
+from data_pipeline.reader import LatentReader
+from scaling.config.families import CONFIGS, load_family
+from scaling.config.study import StudyConfig, find_study
 from scaling.config.validation import describe
+from scaling.run.spec import dump_run, load_run
+from scaling.study import machine
+from scaling.training.loop import train
+from scaling.training.sharding.world import World
+from scaling.training.start import build_network
+from scaling.weights.folder import save_model
 
 ROOT = Path(__file__).parents[2]
+NANO = load_family("nano").size("xs")
 Fixture = Any  # conftest.py says what it is
 
 
@@ -34,3 +49,93 @@ def test_colours_are_not_printed_as_words(cli: Fixture, homes: Fixture) -> None:
     out = cli("study", "status", path).out
     assert "waiting" in out
     assert "[" not in out
+
+
+def test_version_and_schema(cli: Fixture) -> None:
+    assert cli("--version").out == f"trigscale {version('trigscale')}\n"
+    assert "--install-completion" in cli("--help").out
+    schema = json.loads(cli("study", "schema").out)
+    keys = {key for key, *_ in describe(StudyConfig)}
+
+    def has(part: dict[str, Any], key: str) -> bool:
+        head, _, rest = key.partition(".")
+        options = [part["properties"].get(head, {})]
+        options += options[0].get("anyOf", [])
+        inner = [schema["$defs"][one["$ref"].rpartition("/")[2]] for one in options if "$ref" in one]
+        return head in part["properties"] and (not rest or any(has(one, rest) for one in inner))
+
+    assert [key for key in keys if not has(schema, key)] == []
+    assert not has(schema, "teacher.lrr")
+    assert schema["additionalProperties"] is False
+
+
+def test_doctor_says_what_each_optional_part_is_for(cli: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(machine.OPTIONAL, "absent-package", ("nothing", "deepspeed"))
+    monkeypatch.setattr(machine, "commit", lambda: None)
+    facts = json.loads(cli("doctor", "--json").out)
+    assert facts["trigscale"] == version("trigscale")
+    assert facts["optional"]["tensorboard"]["found"] == version("tensorboard")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, part in facts["optional"].items():
+        assert part["install"].removeprefix("pip install 'trigscale[").removesuffix("]'") in extras, name
+    assert "absent-package: pip install 'trigscale[deepspeed]' (nothing)" in cli("doctor").out
+
+
+def test_shipped_studies_go_by_name(cli: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any folder, as after `pip install`; a file there of that name comes first."""
+    monkeypatch.chdir(tmp_path)
+    for path in (CONFIGS / "study").glob("*.yaml"):
+        assert find_study(Path(path.stem)) == path
+    assert CONFIGS.parent == Path(machine.__file__).parents[2]  # beside the packages: in the wheel too
+    result = cli("study", "plan", "configs/study/fashion.yaml")
+    assert result.code == 2
+    assert "no such file; of the shipped studies, which go by name, did you mean 'fashion'?" in result.err
+    Path("fashion").write_text("name: mine")
+    assert find_study(Path("fashion")) == Path("fashion")
+
+
+def test_data_commands_speak_json(cli: Fixture, shards: dict[str, str], tmp_path: Path) -> None:
+    manifest = json.loads((Path(shards["source"]) / "manifest.json").read_text())
+    for command in ("info", "verify"):
+        found = json.loads(cli("data", command, shards["source"], "--json").out)
+        assert found["folder"] == shards["source"]
+        assert found.items() >= manifest.items()
+
+
+def test_whatever_holds_weights_is_sampled(cli: Fixture, tmp_path: Path, homes: Fixture) -> None:
+    """A run's folder, its checkpoints, `newest`, one checkpoint: the same images, as evaluate reads them."""
+    home = homes.of("teacher")
+    run = load_run(home)
+    spec = run.spec.model_copy(update={"recipe": run.spec.recipe.model_copy(update={"steps": 2})})
+    launch = run.launch.model_copy(update={"ema_snapshot_steps": 1})
+    train(spec, home, LatentReader(run.shards), None, launch, World(0, 1, torch.device("cpu")), lambda: False)
+    (home / "config.yaml").write_text(dump_run(run.model_copy(update={"spec": spec, "identity": spec.identity()})))
+    pictures = []
+    for number, path in enumerate(("", "checkpoints", "checkpoints/newest", "checkpoints/step-00000002")):
+        to = tmp_path / "made" / str(number) / "g.npz"
+        result = cli("sample", home / path, "--to", to, "--count", 3, "--steps", 2, "--json")
+        assert result.code == 0, result
+        assert json.loads(result.out) == {"file": str(to), "run": spec.name(), "samples": 3, "steps": 2}
+        pictures.append(load_arrays(to, "images")[0])
+    assert all(np.array_equal(pictures[0], other) for other in pictures[1:])
+    averaged = tmp_path / "averaged"
+    assert cli("model", "ema", home, "--sigma-rel", 0.1, "--to", averaged).code == 0
+    assert cli("sample", averaged, "--to", tmp_path / "g.npz", "--count", 3, "--steps", 2).code == 0
+    assert np.array_equal(load_arrays(tmp_path / "g.npz", "images")[0], pictures[0])
+    assert cli("sample", averaged, "--to", tmp_path / "g.png", "--count", 3, "--steps", 2).code == 0
+    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_sampled_is_refused_with_a_remedy(cli: Fixture, tmp_path: Path) -> None:
+    state, facts = build_network(NANO, 0).state_dict(), {"encoder": None, "source": None}
+    saved = save_model(tmp_path / "imported", NANO, state, parameterization="edm", **facts)
+    for path, to, said in (
+        (saved.folder, "g.jpg", "g.jpg: name it FILE.png for one picture, or FILE.npz for images and labels"),
+        (saved.folder, "g.png", "teacher.weights="),
+        (tmp_path, "g.png", "holds no weights: name the folder of a run that has trained"),
+        (tmp_path / "absent", "g.png", "holds no weights"),
+    ):
+        result = cli("sample", path, "--to", tmp_path / to)
+        assert (result.code, result.out) == (2, "")
+        assert said in result.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["imported"]
