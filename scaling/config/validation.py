@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from yaml.parser import ParserError
+from yaml.scanner import ScannerError
 
 from data_pipeline.errors import UserError
 from data_pipeline.foreign import kind_of
@@ -154,7 +156,7 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {shown(override)}: write it as key=value or key.sub=value")
     try:
         value = parse_yaml(text)
-    except yaml.MarkedYAMLError as error:
+    except (ScannerError, ParserError) as error:
         remedy = f"close every bracket and quote, and quote a text with signs in it: {key}=[a, b], {key}='a: b'"
         raise ConfigError(f"override {shown(override)}: the value is not valid YAML: {remedy}") from error
     except yaml.YAMLError as error:
