@@ -137,10 +137,11 @@ def data_info(
     name: Annotated[str | None, typer.Option(help="name of that encoder; the shards' own unless given")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a folder of shards holds; with --fit-encoder make an encoder of its channel statistics."""
+    """Print what a folder of shards holds: classes, copies; with --fit-encoder make an encoder of its statistics."""
+    from data_pipeline.census import describe_census, take_census
     from data_pipeline.manifest import Manifest
 
-    manifest = Manifest.load(folder)
+    manifest, census = Manifest.load(folder), take_census(folder)
     fitted = None
     if fit_encoder is not None:
         from scaling.data.statistics import fit_encoder as fit
@@ -153,11 +154,13 @@ def data_info(
         f"{manifest.num_classes} classes",
         f"encoder {manifest.encoder}, content {manifest.content_sha256}",
         *_made(manifest),
+        *describe_census(census, manifest.num_classes, manifest.class_names),
         *(f"  class {label}: {name}" for label, name in enumerate(manifest.class_names or ())),
         *(f"  {shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes" for shard in manifest.shards),
         *([f"{fit_encoder}: encoder {fitted.name}: set data.encoder={fit_encoder}"] if fitted else []),
     ]
-    facts = _facts(folder, manifest) | ({"encoder_file": fitted.model_dump(mode="json")} if fitted else {})
+    facts = _facts(folder, manifest) | {"class_counts": census.counts.tolist(), "copies": len(census.copies)}
+    facts |= {"encoder_file": fitted.model_dump(mode="json")} if fitted else {}
     show(lines, facts, as_json)
 
 
