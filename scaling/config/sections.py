@@ -194,8 +194,8 @@ class Sampling(Section):
 class Evaluation(Section):
     """How samples are judged."""
 
-    metric: Literal["fd-fashion", "fid"] = Field(
-        default="fd-fashion", description="the distance between generated and real images"
+    metric: Literal["fd-fashion", "fid", "none"] = Field(
+        default="fd-fashion", description="the distance between generated and real images; none: samples are not judged"
     )
     samples: int = Field(default=5000, ge=100, le=50000, description="generated images a score, N")
     repeats: Positive = Field(default=1, description="sets of samples that are judged, of which the least counts")

@@ -67,7 +67,7 @@ def run_study(study: Study, command: str) -> int:
         clock.add("data", seconds)
         note(notes)
         with clock.stage("data"):
-            reference = write_reference(prepared, study.config.evaluation.samples, folder)
+            reference = write_reference(prepared, study.config.evaluation, folder)
         clock.start(describe_launch(clock.content, study.config, prepared, device, command))
         write_homes(study, runs, prepared, reference)
         write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))

@@ -21,16 +21,18 @@ from scaling.data.sources import locate
 from scaling.run.home import RunHome
 from scaling.run.randomness import normals
 from scaling.run.spec import RunData, load_run
-from scaling.sampling.generate import run_decoder
+from scaling.sampling.decode import run_decoder
 from scaling.study.checks import check_fit
 from scaling.study.expand import expand
 from scaling.study.launch import write_homes
 from scaling.study.open import Study, open_study
+from scaling.study.run import run_study
 from scaling.training.batches import Batches
 from scaling.training.checkpoints import checkpoint
 from scaling.training.sharding.world import World
 from scaling.work import stages
 from scaling.work.stopping import StopRequest
+from slurm.graph import JobGraph
 from tests.data.conftest import SIDE, save_vae
 
 CPU = torch.device("cpu")
@@ -156,3 +158,24 @@ def test_encoder_files_that_are_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=rf"(?s)x\.yaml:.*{said}"):
         open_study(CONFIGS / "study" / "fashion.yaml", [f"data.encoder={tmp_path / 'x.yaml'}"])
+
+
+def test_a_study_that_is_not_judged_has_its_report(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """evaluation.metric none, from the shards to decoded samples in index.html, beside real images."""
+
+    def run_here(graph: JobGraph, **_: Any) -> None:
+        for job in graph.jobs.values():
+            stages.run(Path(job.command[-1]), StopRequest())
+
+    monkeypatch.setattr("scaling.study.run.run_local", run_here)
+    study = open_study(tmp_path / "study.yaml", ["evaluation.metric=none", "launch.grid_steps=0"])
+    assert run_study(study, "test") == 0
+    (home,) = study.folder.glob("teacher-*")
+    assert '"metric": "none"' in (home / "scores.json").read_text()
+    page = (study.folder / "report" / "index.html").read_text()
+    assert "overview.png" in page
+    assert "FD-fashion" not in page
+    assert (study.folder / "real.npz").exists()
+    assert run_study(study, "again") == 0
