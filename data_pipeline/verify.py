@@ -7,6 +7,7 @@ rate of SHA-256 on one core, or of the disk, is the limit.
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import tokenize
 import zlib
@@ -26,12 +27,13 @@ from data_pipeline.manifest import DataError, Manifest, ShardInfo, sample_key
 from data_pipeline.reader import read_index
 
 SHOWN = 5  # damaged samples listed per shard
+WORTHWHILE = 2**28  # bytes for which a process is started
 
 
-def verify(folder: Path, processes: int = 1) -> Manifest:
+def verify(folder: Path, processes: int | None = None) -> Manifest:
     """Check all files of a folder of shards against each other and return the manifest.
 
-    processes: that check shards, each its own; 1: this one alone.
+    processes: that check shards, each its own; 1: this one alone; None: as many as the cores and the set's size merit.
 
     For each shard: size and SHA-256; the tar's header checksums and its end-of-archive record (a tar cut between two
     members looks whole to most readers); each sample's key, label, shape, dtype, offset and CRC-32 against the index;
@@ -45,8 +47,10 @@ def verify(folder: Path, processes: int = 1) -> Manifest:
     firsts = accumulate((shard.samples for shard in manifest.shards), initial=0)
     jobs = [(folder, manifest, shard, first) for shard, first in zip(manifest.shards, firsts, strict=False)]
     content = None
-    if processes > 1 and len(jobs) > 1:
-        with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn")) as pool:
+    if processes is None:
+        processes = min(len(os.sched_getaffinity(0)), sum(shard.bytes for shard in manifest.shards) // WORTHWHILE)
+    if (processes := min(processes, len(jobs))) > 1:
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
             found = [pool.submit(_verify_shard, *job) for job in jobs]
             with suppress(DataError):  # the check of that shard says more
                 content = hash_content(folder, manifest)
