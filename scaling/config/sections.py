@@ -119,7 +119,13 @@ class Data(Section):
     held_out: str | None = Field(
         default=None, description="folder of held-out shards; not for the embedded set, which has its own"
     )
-    encoder: str = Field(default="fashion-s2d-v1", description="name of the encoder between images and latents")
+    encoder: str = Field(
+        default="fashion-s2d-v1",
+        description="encoder between images and latents: a name, or a file made by `trigscale data info --fit-encoder`",
+    )
+    vae: Path | None = Field(
+        default=None, description="folder of the encoder's VAE, as diffusers saves it; null: the encoder is no VAE"
+    )
 
     @model_validator(mode="after")
     def _has_held_out(self) -> Data:

@@ -9,22 +9,26 @@ import torch
 
 from data_pipeline.files import write_bytes_atomic
 from data_pipeline.reader import LatentReader
-from models.encoders import get_encoder
+from models.vae import Decoder
 from scaling.data.sources import BATCH, Prepared
 from scaling.evaluation.score import REAL_GRID, Real, balanced, real_statistics
 from scaling.run.home import StudyFolder, sound
 from scaling.run.samples import REAL, Samples, read_samples
+from scaling.sampling.generate import run_decoder
 
 
-def read_images(shards: Path) -> tuple[np.ndarray, np.ndarray]:
-    """All images uint8 [N, H, W, C] of a folder of shards, decoded, and their labels int64 [N]."""
+def read_images(shards: Path, decoder: Decoder, numbers: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, H, W, C] of a folder of shards, decoded, and their labels int64 [N].
+
+    numbers: of the samples that are wanted; None: all. Of moments the mean is decoded.
+    """
     reader = LatentReader(shards)
-    encoder = get_encoder(reader.manifest.encoder)
+    wanted, channels = np.arange(len(reader)) if numbers is None else numbers, reader.manifest.latent_shape[0]
     parts = []
-    for start in range(0, len(reader), BATCH):
-        latents, _ = reader.read(np.arange(start, min(start + BATCH, len(reader))))
-        parts.append(encoder.decode(torch.from_numpy(latents).float()).numpy())
-    return np.concatenate(parts), reader.labels
+    for start in range(0, len(wanted), BATCH):
+        latents, _ = reader.read(wanted[start : start + BATCH])
+        parts.append(decoder.latents(torch.from_numpy(latents[:, :channels]).float()).numpy())
+    return np.concatenate(parts), reader.labels[wanted]
 
 
 def write_reference(prepared: Prepared, samples: int, folder: StudyFolder) -> Path:
@@ -37,9 +41,10 @@ def write_reference(prepared: Prepared, samples: int, folder: StudyFolder) -> Pa
     known = path.exists() and sound(path, lambda: Real.load(path, path.stem))
     shown = folder.real.exists() and sound(folder.real, lambda: read_samples(folder.real, REAL))
     if not known or not shown:
-        held_out, labels = read_images(prepared.held_out)
+        decoder = run_decoder(data, prepared.vae, torch.device("cpu"))
+        held_out, labels = read_images(prepared.held_out, decoder)
         if not known:
-            train, _ = read_images(prepared.shards)
+            train, _ = read_images(prepared.shards, decoder)
             write_bytes_atomic(path, real_statistics(train, held_out, labels, samples).to_bytes(path.stem))
         if not shown:
             grid = balanced(labels, REAL_GRID)

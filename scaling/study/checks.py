@@ -9,8 +9,8 @@ import torch
 from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.reader import LatentReader
-from models.encoders import get_encoder
 from models.family import Family
+from scaling.config.encoders import known_encoder
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.data.sources import Prepared
@@ -35,10 +35,8 @@ def _obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
     evaluation, encoder = config.evaluation, config.data.encoder
     if "vsd" in config.methods:
         yield "methods", list(config.methods), "vsd cannot be trained: remove it"
-    if get_encoder(encoder).codec is None:
-        yield "data.encoder", encoder, "its VAE cannot make images to judge: use an encoder without a VAE"
-        if config.launch.grid_steps:
-            yield "launch.grid_steps", config.launch.grid_steps, "nor can it make images to look at: set 0"
+    if known_encoder(encoder, "data.encoder").vae is not None and config.data.vae is None:
+        yield "data.vae", None, f"encoder {encoder} is a VAE that decodes samples: name its folder"
     if evaluation.metric == "fid":
         yield "evaluation.metric", evaluation.metric, "FID cannot be measured: set fd-fashion, on the embedded data set"
     if evaluation.repeats > 1:
@@ -52,10 +50,11 @@ def check_fit(study: Study, prepared: Prepared) -> None:
     for size in study.config.sizes:
         network = study.family.size(size)
         takes = (network.latent_channels, network.resolution, network.resolution)
-        if manifest.shape != takes:
+        if manifest.latent_shape != takes:
             raise DataError(
-                f"{shards}: holds latents {list(manifest.shape)}, but size {size!r} of family {study.config.family!r} "
-                f"takes {list(takes)}: choose a family with their latent_channels and resolution"
+                f"{shards}: holds latents {list(manifest.latent_shape)}, but size {size!r} of family "
+                f"{study.config.family!r} takes {list(takes)}: choose a family with their latent_channels and "
+                "resolution"
             )
         if network.num_classes not in (0, manifest.num_classes):
             raise DataError(

@@ -82,7 +82,7 @@ def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None
     reader = LatentReader(config.shards)
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    train(config.spec, home, reader, _origin(config), config.launch, world, stop)
+    train(config.spec, home, reader, _origin(config), config.launch, world, stop, config.vae)
 
 
 def _origin(config: RunFile) -> Origin | None:
@@ -121,7 +121,8 @@ def _sample(
         path, made_by = home.sample(steps), maker(home.name, steps)
         there = sound(path, partial(read_samples, path, made_by)) if path.exists() else None
         if there is None:
-            there = Samples(*generate(config.spec, network, steps, count, device, stop), made_by)
+            made = generate(config.spec, network, steps, count, device, stop, vae=config.vae)
+            there = Samples(*made, made_by)
             write_bytes_atomic(path, there.to_npz())
         found[steps] = there
     return found
@@ -136,7 +137,7 @@ def _evaluate(config: RunFile, home: RunHome, samples: Mapping[int, Samples], de
         scores.append(StepScore(steps=steps, nfe=nfe, **judged))
     blank = None
     if spec.method == "teacher":
-        images = untrained(spec, spec.sampling.teacher_steps, real.samples, device)
+        images = untrained(spec, spec.sampling.teacher_steps, real.samples, device, vae=config.vae)
         blank = score(images, real, 0, 0)["fd"]
     network = spec.network_config()
     result = RunScores(
