@@ -61,7 +61,16 @@ MISTAKES = {
         ["by_size.mm.scd.steps=3"],
         ["by_size.mm: family 'nano' has no such size", "did you mean 'm'?", "by_size={}"],
     ),
-    "type": (["teacher.steps=many"], ["teacher.steps: ", "valid integer", "(value 'many')"]),
+    "type": (["teacher.steps=many"], ["teacher.steps: a whole number belongs here, in digits alone", "(value 'many')"]),
+    "number": (["teacher.lr=1,5"], ["teacher.lr: a number belongs here, with a point", "(value '1,5')"]),
+    "text": (
+        ["name=12"],
+        ["name: a text belongs here; a number is one in quotes of its own, such as", "(value 12)"],
+    ),
+    "yes or no": (["launch.tensorboard=maybe"], ["launch.tensorboard: true or false belongs here (value 'maybe')"]),
+    "mapping": (["by_size=3"], ["by_size: keys and values belong here, in braces", "or by_size={} for none (value 3)"]),
+    "empty list": (["seeds=[]"], ["seeds: holds too few entries: there must be 1 at least (value [])"]),
+    "long list": (["launch.profile=[1, 2, 3]"], ["launch.profile: holds too many entries: there may be 2 at most"]),
     "type of a list": (["seeds=one"], ["seeds: a list belongs here, in brackets: write seeds=[one] (value 'one')"]),
     "section": (["sampling=7"], ["sampling: a section of keys belongs here: write sampling.KEY=VALUE (value 7)"]),
     "range": (["evaluation.samples=20"], ["evaluation.samples: ", "greater than or equal to 100 (value 20)"]),
@@ -132,6 +141,14 @@ def test_mistakes_in_a_study(tmp_path: Path, write_study: Fixture, cli: Fixture,
     overrides, parts = MISTAKES[mistake]
     assert_refused(cli("study", command, write_study(tmp_path), *overrides), *parts)
     assert files(tmp_path) == ["study.yaml"]
+
+
+def test_one_mistake_is_told_once_in_plain_words(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    result = cli("study", "plan", write_study(tmp_path), "seeds=[1.5]")
+    assert_refused(result, "seeds.0: a whole number belongs here (value 1.5)")
+    assert len(result.err.splitlines()) == 2
+    told = [cli("study", "plan", tmp_path / "study.yaml", *overrides).err for overrides, _ in MISTAKES.values()]
+    assert [err for err in told if "Input" in err or "Tuple" in err or "[key]" in err] == []
 
 
 @pytest.mark.parametrize(
