@@ -89,7 +89,7 @@ class Manifest:
         path = folder / MANIFEST_NAME
         try:
             raw = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(
                 f"{path} does not exist: {folder} is not a complete folder of shards; make one with "
                 "`trigscale data pack`, or copy the missing file"

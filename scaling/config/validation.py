@@ -19,7 +19,7 @@ from yaml.scanner import ScannerError
 from data_pipeline.errors import UserError
 from data_pipeline.foreign import kind_of
 from data_pipeline.text import is_safe, shown
-from scaling.config.yaml_text import MAX_CHARACTERS, parse_yaml
+from scaling.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 
 MAX_LINES = 20  # mistakes of one file that are shown
 MAX_MESSAGE = 500  # characters of one of them
@@ -182,6 +182,8 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"override {shown(override)}: the value is not valid YAML: {_cut(str(error))}") from error
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise ConfigError(f"override {shown(override)}: sections lie more than {MAX_DEPTH} deep: take dots out of the key")
     for part in parents:
         inner = content.get(part, {})
         if not isinstance(inner, dict):

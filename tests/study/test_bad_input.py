@@ -84,6 +84,7 @@ MISTAKES = {
     ),
     "no equals sign": (["teacher.steps"], ["override 'teacher.steps'", "write it as key=value"]),
     "no key": (["=3"], ["override '=3'", "write it as key=value"]),
+    "deep": ([f"{'a.' * 2000}b=1"], ["override 'a.a.a.", "sections lie more than 20 deep: take dots out of the key"]),
     "into a value": (["name.first=x"], ["override 'name.first=x'", "name holds 'tiny', not a section"]),
     "value": (
         ["sizes=[xs"],
@@ -517,6 +518,8 @@ def test_samples_that_cannot_be_judged(tmp_path: Path, cli: Fixture) -> None:
         result = cli("evaluate", samples, "--reference", reference)
         assert_refused(result, *parts)
         assert str(samples) in result.err or len(images) == 30
+    result = cli("evaluate", samples, "--reference", samples)  # a user's own file is not to be deleted
+    assert_refused(result, f"{samples}: is not a whole file", "name the reference-*.npz of a study")
     reference.write_bytes(Real(Reference(np.zeros(64), np.eye(64)), np.nan, 100).to_bytes("reference"))
     np.savez(samples, images=np.zeros((100, 16, 16, 1), np.uint8))
     assert_refused(cli("evaluate", samples, "--reference", reference), f"{reference}: is not a whole", "floor is nan")
