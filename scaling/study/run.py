@@ -19,7 +19,7 @@ from scaling.run.home import RunHome, StudyFolder, write_model
 from scaling.run.locks import locked
 from scaling.run.schemas import Environment, StudyRuns
 from scaling.run.spec import PlannedRun
-from scaling.study.checks import check_fit, check_launch, check_runnable, check_samples
+from scaling.study.checks import check_embedded, check_fit, check_launch, check_runnable, check_samples
 from scaling.study.expand import expand
 from scaling.study.launch import worker_environment, workers, write_homes
 from scaling.study.machine import describe_launch
@@ -53,6 +53,7 @@ def run_study(study: Study, command: str) -> int:
     if said := foreign_ruler(study.config.data.source, study.config.evaluation.metric):
         log.warning("%s", said)
     start = time.monotonic()
+    check_embedded(study)
     prepared = locate(study.config.data, study.config.launch.folder)
     check_fit(study, prepared)
     notes = verify_changed(prepared, study.config.launch.folder)
