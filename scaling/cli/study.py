@@ -93,6 +93,47 @@ def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson 
     show([status_table(opened.config.name, states)], states, as_json)
 
 
+ClusterFile = Annotated[
+    Path, typer.Option("--cluster", metavar="FILE", help="the cluster file, or the name of a shipped one, such as cpu")
+]
+
+
+@study_app.command("submit")
+def study_submit(
+    study: StudyFile,
+    cluster: ClusterFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the graph, the batch scripts and the cost; submit nothing")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="submit what failed again")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a study on a SLURM cluster and return. The same command again submits what is neither done nor there."""
+    from scaling.config.cluster import load_cluster
+    from scaling.study.open import open_study
+    from scaling.study.submit import outcome_json, outcome_table, preview, submit_study
+
+    loaded, opened = load_cluster(cluster), open_study(study, overrides or [])
+    if dry_run:
+        show(*preview(opened, loaded), as_json)
+        return
+    command = " ".join(["trigscale", *sys.argv[1:]])
+    outcome, done = submit_study(opened, loaded, command, retry_failed=retry_failed)
+    show(outcome_table(opened.config.name, outcome, done), outcome_json(outcome, done), as_json)
+    raise typer.Exit(1 if outcome.failed or outcome.refused else 0)
+
+
+@study_app.command("cancel")
+def study_cancel(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Stop all jobs of a study on the cluster. Results stay; submitted again it continues."""
+    from scaling.study.open import open_study
+    from scaling.study.submit import cancel_study
+
+    names = cancel_study(open_study(study, overrides or []).folder)
+    show([f"cancelled {len(names)} jobs"], {"cancelled": names}, as_json)
+
+
 @study_app.command("report")
 def study_report(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Write the report of what is done so far."""

@@ -1,8 +1,8 @@
 """One run: train, sample, evaluate; `python -m scaling.work.worker HOME`.
 
 Launching again continues what is unfinished. A run on several devices is as many processes: this one starts them,
-unless RANK says that it is one of them. Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped on request with its state
-saved ("again", EX_TEMPFAIL).
+unless RANK says that it is one of them. Exit codes (`slurm.restarts`): 0 done, 1 training cannot go on, 2 bad input, 70
+crashed ("software", EX_SOFTWARE), 75 stopped on request with its state saved ("again", EX_TEMPFAIL).
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pathlib import Path
 
 from scaling.work.stopping import EXIT_AGAIN, StopRequest
 from slurm.ranks import run_ranks
+from slurm.restarts import CRASHED
+from slurm.restarts import FAILED as EXIT_FAILED
+from slurm.restarts import USAGE as EXIT_USAGE
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
 # A lock may be held by a run whose launcher is gone: how long after its launch.stop_seconds it is waited for.
 LOCK_SECONDS = 30.0
 COMMAND = (sys.executable, "-P", "-m", "scaling.work.worker")  # -P: nothing is imported from the current folder
@@ -55,6 +57,9 @@ def _ended(home: Path, rank: str | None, stop: StopRequest) -> int:
     except TrainingError as error:
         log.error("%s", error)
         return EXIT_FAILED
+    except Exception:
+        log.exception("crashed")
+        return CRASHED
 
 
 def _run(home: Path, rank: str | None, stop: StopRequest) -> int:
