@@ -24,6 +24,10 @@ PATIENCE_SECONDS = 120.0
 UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
+class RecordError(ValueError):
+    """A record of a submission that cannot be read; the message names it and the remedy."""
+
+
 @dataclass(frozen=True)
 class Submission:
     """One call of sbatch: an array, of one element or more.
@@ -116,13 +120,13 @@ class Submissions:
             yield
 
     def all(self) -> list[Submission]:
-        """All submissions, the oldest first. PrivacyError, ValueError name a record that cannot be trusted or read."""
+        """All submissions, the oldest first. PrivacyError, RecordError name a record that cannot be trusted or read."""
         found = []
         for path in sorted((self.folder / "submissions").glob("[0-9]*.json")):
             try:
                 found.append(Submission.from_json(read_record(path)))
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}: is no record of a submission ({error!r}): remove it") from error
+                raise RecordError(f"{path}: is no record of a submission ({error!r}): remove it") from error
         return found
 
     def places(self) -> dict[str, Place]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -81,16 +82,45 @@ def study_plan(
 
 
 @study_app.command("status")
-def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Print how far each run of a study is."""
+def study_status(
+    study: StudyFile,
+    overrides: Overrides = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="print it again this often, until all ended"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print how far each run of a study is, and where it is on the cluster."""
     from scaling.study.open import open_study
-    from scaling.study.status import status, status_table
+    from scaling.study.status import last_words, status, status_table
 
     opened = open_study(study, overrides or [])
-    states = status(opened.folder)
-    for problem in [problem for state in states for problem in state["damaged"]]:
-        print(f"warning: {problem}", file=sys.stderr)
-    show([status_table(opened.config.name, states)], states, as_json)
+    while True:
+        states = status(opened.folder)
+        for problem in [problem for state in states for problem in state["damaged"]]:
+            print(f"warning: {problem}", file=sys.stderr)
+        show([status_table(opened.config.name, states), *last_words(states)], states, as_json)
+        if watch is None or all(state["state"] in ("done", "failed", "cancelled") for state in states):
+            return
+        time.sleep(watch)
+
+
+@study_app.command("logs")
+def study_logs(
+    study: StudyFile,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="the run, or how its name begins, such as scd-xs")],
+    overrides: Overrides = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run has ended")] = False,
+) -> None:
+    """Print what a run said, on this machine or on a cluster."""
+    from scaling.study.logs import find_run, lines
+    from scaling.study.open import open_study
+    from scaling.study.status import has_ended
+
+    home = find_run(open_study(study, overrides or []).folder, run)
+    for line in lines(home, follow=follow, ended=lambda: has_ended(home)):
+        print(line, flush=follow)
 
 
 ClusterFile = Annotated[

@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from data_pipeline.errors import UserError
 from scaling.config.cluster import Cluster
 from scaling.run.home import StudyFolder
 from scaling.run.spec import PlannedRun, RunData
@@ -22,21 +21,11 @@ from scaling.study.jobs import report_job, run_jobs
 from scaling.study.open import Study
 from scaling.study.requests import device_hours, requests, settings
 from scaling.study.run import finished, prepared
+from scaling.study.submitted import ClusterError, cluster_errors, submissions_of
 from scaling.tables import table
-from slurm.client import Client, SlurmError, clean_environment
+from slurm.client import Client, clean_environment
 from slurm.graph import JobGraph
-from slurm.script import ScriptError
-from slurm.submissions import Submissions
 from slurm.submit import Order, Outcome, cancel, dry_run, submit
-
-
-class ClusterError(UserError):
-    """The cluster refused, or could not be asked; the message says what to change."""
-
-
-def submissions_of(folder: Path) -> Submissions:
-    """What was submitted of the study in that folder."""
-    return Submissions(folder.resolve() / "slurm")
 
 
 def submit_study(study: Study, cluster: Cluster, command: str, *, retry_failed: bool) -> tuple[Outcome, int]:
@@ -49,10 +38,8 @@ def submit_study(study: Study, cluster: Cluster, command: str, *, retry_failed: 
     with prepared(study, torch.device("cpu"), command) as ready:
         done = finished(folder, ready.runs)
         order = _order(study, cluster, ready.runs, _graph(folder, ready.runs, done))
-        try:
+        with cluster_errors():
             outcome = submit(order, submissions_of(folder), client, retry_failed=retry_failed)
-        except (SlurmError, ScriptError, TimeoutError, ValueError) as error:
-            raise ClusterError(str(error)) from error
     return outcome, len(done)
 
 
@@ -60,10 +47,8 @@ def cancel_study(folder: Path) -> list[str]:
     """Stop all jobs of a study; results stay, and submitted again it goes on. Names of the jobs. ClusterError."""
     if not (folder / "slurm").is_dir():
         raise ClusterError(f"{folder}: nothing was submitted here: `trigscale study submit` does that")
-    try:
+    with cluster_errors():
         return cancel(submissions_of(folder), Client(clean_environment()))
-    except (SlurmError, TimeoutError, ValueError) as error:
-        raise ClusterError(str(error)) from error
 
 
 def preview(study: Study, cluster: Cluster) -> tuple[list[Any], dict[str, Any]]:
@@ -76,10 +61,8 @@ def preview(study: Study, cluster: Cluster) -> tuple[list[Any], dict[str, Any]]:
     runs = expand(study.config, study.family, unknown)
     folder = study.folder.resolve()
     order = _order(study, cluster, runs, _graph(folder, runs, set()))
-    try:
+    with cluster_errors():
         planned = dry_run(order, submissions_of(folder))
-    except (ScriptError, ValueError) as error:
-        raise ClusterError(str(error)) from error
     hours = {run.name: device_hours(study.config, run) for run in runs}
     shown: list[Any] = [_tree(study, order, hours)]
     for array, text in planned:

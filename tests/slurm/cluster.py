@@ -1,8 +1,8 @@
 """A real SLURM on this machine, without systemd, on the loopback alone: two virtual nodes, fake GPUs, accounting.
 
 `python -m tests.slurm.cluster up ROOT` starts one and prints what to export; `down ROOT` stops it. ROOT holds all of
-it: configuration, key, sockets, spool, logs, database. As root each node has a host name of its own (n1, n2); besides, only
-marked lines of /etc/hosts are outside ROOT, and gone after `down`. Needs what install.sh installs.
+it: configuration, key, sockets, spool, logs, database. As root each node has a name of its own (n1, n2); only marked
+lines of /etc/hosts are outside ROOT, and gone after `down`. Needs what install.sh installs.
 """
 
 from __future__ import annotations
