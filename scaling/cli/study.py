@@ -154,6 +154,32 @@ def study_submit(
     raise typer.Exit(1 if outcome.failed or outcome.refused else 0)
 
 
+@study_app.command("rehearse")
+def study_rehearse(
+    study: StudyFile,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        Path | None, typer.Option("--cluster", metavar="FILE", help="rehearse there, with the jobs of `submit`")
+    ] = None,
+    sizes_on_meta: Annotated[
+        bool,
+        typer.Option("--sizes-on-meta", help="run nothing: hold the planned memory of each size against the device"),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try every stage of a study with a few steps and images, and say what is missing and what it will take."""
+    from scaling.config.cluster import load_cluster
+    from scaling.study.open import open_study
+    from scaling.study.rehearsal_table import rehearsal_json, rehearsal_table
+    from scaling.study.rehearse import rehearse
+
+    opened = open_study(study, overrides or [])
+    command = " ".join(["trigscale", *sys.argv[1:]])
+    found = rehearse(opened, load_cluster(cluster) if cluster else None, command, on_meta=sizes_on_meta)
+    show(rehearsal_table(opened.config.name, found), rehearsal_json(found), as_json)
+    raise typer.Exit(0 if found.works else 1)
+
+
 @study_app.command("cancel")
 def study_cancel(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Stop all jobs of a study on the cluster. Results stay; submitted again it continues."""

@@ -29,7 +29,7 @@ from scaling.study.open import Study
 from scaling.training.checkpoints.files import steps_in
 from scaling.weights.teacher import verify_weights
 from scaling.work.stopping import EXIT_AGAIN
-from scaling.work.worker import EXIT_USAGE
+from scaling.work.worker import COMMAND, EXIT_USAGE
 from slurm.graph import JobGraph
 from slurm.interrupts import Stopped
 from slurm.local import JobEvent, JobState, run_local
@@ -107,12 +107,14 @@ def finished(folder: Path, runs: Sequence[PlannedRun]) -> set[str]:
     return {run.name for run in runs if StudyFolder(folder).home(run.name).is_done()}
 
 
-def launch(study: Study, runs: Sequence[PlannedRun], device: str, display: Any) -> dict[str, int]:
+def launch(
+    study: Study, runs: Sequence[PlannedRun], device: str, display: Any, command: Sequence[str] = COMMAND
+) -> dict[str, int]:
     """Run what has no scores yet, longest chain first; the exit code of each run that failed.
 
     Stopped by a signal it says what is saved before it raises Stopped.
     """
-    jobs = run_jobs(study.folder, runs, finished(study.folder, runs))
+    jobs = run_jobs(study.folder, runs, finished(study.folder, runs), command)
     codes: dict[str, int] = {}
 
     def on_event(event: JobEvent) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -29,25 +30,25 @@ UNBEGUN = "stopped before anything was begun; what earlier launches saved stays"
 log = logging.getLogger(__name__)
 
 
-def main() -> int:
-    """Run the home folder named on the command line and return the exit code."""
-    stop = StopRequest()  # before anything is imported that takes time
+def main(request: Callable[[], StopRequest] = StopRequest, command: Sequence[str] = COMMAND) -> int:
+    """Run the home folder named on the command line and return the exit code. command: that of each rank."""
+    stop = request()  # before anything is imported that takes time
     rank = os.environ.get("RANK")
     # Every rank says the same: the others speak up only when something is wrong.
     level, who = (logging.INFO, "") if rank in (None, "0") else (logging.ERROR, f"rank {rank}: ")
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(message)s")
     # The log's first line also takes its first block of the disk: where the disk fills up, there is room to say so.
     log.info("process %d on %s", os.getpid(), socket.gethostname())
-    return _ended(Path(sys.argv[1]), rank, stop)
+    return _ended(Path(sys.argv[1]), rank, stop, command)
 
 
-def _ended(home: Path, rank: str | None, stop: StopRequest) -> int:
+def _ended(home: Path, rank: str | None, stop: StopRequest, command: Sequence[str]) -> int:
     """The exit code once the run in `home`, or this rank's part of it, is done, stopped or failed."""
     from data_pipeline.errors import UserError
     from scaling.errors import Interrupted, TrainingError, explain
 
     try:
-        return _run(home, rank, stop)
+        return _run(home, rank, stop, command)
     except Interrupted as error:
         log.info("%s", error)
         return EXIT_AGAIN
@@ -62,7 +63,7 @@ def _ended(home: Path, rank: str | None, stop: StopRequest) -> int:
         return CRASHED
 
 
-def _run(home: Path, rank: str | None, stop: StopRequest) -> int:
+def _run(home: Path, rank: str | None, stop: StopRequest, command: Sequence[str]) -> int:
     from scaling.errors import Interrupted
 
     if stop():
@@ -76,7 +77,7 @@ def _run(home: Path, rank: str | None, stop: StopRequest) -> int:
         raise Interrupted(UNBEGUN)
     launch = load_run(home).launch
     if rank is None and launch.devices > 1:
-        return run_ranks((*COMMAND, str(home)), launch.devices, os.environ, stop)
+        return run_ranks((*command, str(home)), launch.devices, os.environ, stop)
     with locked(home / ".lock", launch.stop_seconds + LOCK_SECONDS) if rank in (None, "0") else nullcontext():
         if rank in (None, "0"):
             clear_partials(home, home / "samples", home / "grids", home / "profile")

@@ -20,6 +20,7 @@ from slurm.states import Condition, conditions
 from slurm.submissions import Submissions
 from slurm.submit import Order, Outcome, submit
 from tests.slurm.cluster import Cluster, missing
+from tests.study.conftest import cli, shards, write_study  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 STEPS = str(Path(__file__).with_name("steps.py"))

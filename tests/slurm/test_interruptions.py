@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from slurm.attempts import starts
+from slurm.attempts import end_rank, starts
 from slurm.client import SlurmError
 from slurm.resources import Request
 from slurm.submit import cancel
+from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import REQUEST, Bench, until
 
 STEPS = 60
@@ -46,70 +47,68 @@ def kill_rank(bench: Bench, name: str) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_warned_job_saves_is_requeued_and_goes_on(bench: Bench) -> None:
-    """With what it waits for: the child starts after the second start has ended."""
-    bench.put(bench.job("warned", STEPS, seconds=0.1), bench.job("child", 1, "warned", kind="child"))
-    bench.reaches("warned", 5)
-    warn(bench, "warned")
-    assert bench.states() == {"warned": "done", "child": "done"}
-    assert codes(bench, "warned") == [75, 0]
-    whole(bench, "warned", STEPS)
-    assert starts(bench.submissions.attempts("warned"))[1].begun["restarts"] == 1
-    ends = starts(bench.submissions.attempts("warned"))[1].ended["time"]
-    assert starts(bench.submissions.attempts("child"))[0].begun["time"] >= ends
-
-
-def test_a_requeue_without_a_warning_is_no_end(bench: Bench) -> None:
-    """NODE_FAIL and an administrator's requeue leave no word; the next start says so, and the job goes on."""
-    bench.put(bench.job("moved", STEPS, seconds=0.1))
-    bench.reaches("moved", 5)
-    requeue(bench, "moved")
-    until(lambda: bench.conditions()["moved"].state.value == "waiting" or len(codes(bench, "moved")) > 1)
-    assert bench.states() == {"moved": "done"}
-    assert len(codes(bench, "moved")) == 2
-    assert codes(bench, "moved")[-1] == 0
-
-
-def test_a_crash_is_tried_again_and_the_same_crash_twice_is_the_end(bench: Bench) -> None:
+@pytest.fixture(scope="module")
+def struck(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Jobs that ran side by side, each interrupted in its own way, once all have ended."""
+    bench = Bench(cluster, tmp_path_factory.mktemp("struck"))
     for name in ("once", "twice"):
         (bench.home(name) / "crash-at").write_text("4")
     (bench.home("once") / "crash-once").touch()
-    bench.put(bench.job("once", 8), bench.job("twice", 8))
-    assert bench.states() == {"once": "done", "twice": "failed"}
-    assert codes(bench, "once") == [70, 0]
-    assert codes(bench, "twice") == [70, 70]
-    assert "crashed twice at step 4" in bench.conditions()["twice"].reason
-
-
-def test_a_killed_rank_ends_the_others_and_its_signal_is_known(bench: Bench) -> None:
-    """sacct calls such a step completed, or takes 128 off its code: ours is the signal itself."""
-    bench.put(bench.job("wide", STEPS, seconds=0.1), request=WIDE)
-    bench.reaches("wide", 5)
-    kill_rank(bench, "wide")
-    assert bench.states() == {"wide": "done"}
-    assert codes(bench, "wide") == [-signal.SIGKILL, 0]
-    assert bench.log("wide").count("begins after") == 8
-
-
-def test_several_ranks_hear_a_warning_and_continue_together(bench: Bench) -> None:
-    bench.put(bench.job("wide", STEPS, seconds=0.1), request=WIDE)
-    bench.reaches("wide", 5)
-    warn(bench, "wide")
-    assert bench.states() == {"wide": "done"}
-    assert codes(bench, "wide") == [75, 0]
-
-
-def test_what_an_old_start_says_late_changes_nothing(bench: Bench) -> None:
-    """After a requeue, ranks of the first start may live on; they write into that start's folder."""
-    bench.put(bench.job("haunted", STEPS, seconds=0.1))
-    bench.reaches("haunted", 5)
-    warn(bench, "haunted")
+    strikes: dict[str, Callable[[Bench, str], None]] = {"warned": warn, "moved": requeue, "haunted": warn}
+    jobs = [bench.job(name, STEPS, seconds=0.1) for name in strikes]
+    jobs += [bench.job("child", 1, "warned", kind="child"), bench.job("once", 8), bench.job("twice", 8)]
+    bench.put(*jobs)
+    strikes |= {"wide-killed": kill_rank, "wide-warned": warn}
+    wide = [bench.job(name, STEPS, seconds=0.1, kind="wide") for name in ("wide-killed", "wide-warned")]
+    bench.put(*jobs, *wide, request=WIDE)
+    for name, strike in strikes.items():
+        bench.reaches(name, 5)
+        strike(bench, name)
     until(lambda: len(codes(bench, "haunted")) == 2)
-    from slurm.attempts import end_rank
+    end_rank(bench.submissions.attempts("haunted") / "0001", 0, 1)  # as a rank of the first start that lives on would
+    bench.ended()
+    return bench
 
-    end_rank(bench.submissions.attempts("haunted") / "0001", 0, 1)
-    assert bench.states() == {"haunted": "done"}
-    assert codes(bench, "haunted") == [75, 0]
+
+def test_a_warned_job_saves_is_requeued_and_goes_on(struck: Bench) -> None:
+    """With what it waits for: the child starts after the second start has ended."""
+    assert codes(struck, "warned") == [75, 0]
+    whole(struck, "warned", STEPS)
+    first, second = starts(struck.submissions.attempts("warned"))
+    assert (first.begun["restarts"], second.begun["restarts"]) == (0, 1)
+    assert starts(struck.submissions.attempts("child"))[0].begun["time"] >= second.ended["time"]
+
+
+def test_a_requeue_without_a_warning_is_no_end(struck: Bench) -> None:
+    """NODE_FAIL and an administrator's requeue leave no word; the next start says so, and the job goes on."""
+    assert struck.states()["moved"] == "done"
+    assert codes(struck, "moved")[1:] == [0]
+    whole(struck, "moved", STEPS)
+
+
+def test_a_crash_is_tried_again_and_the_same_crash_twice_is_the_end(struck: Bench) -> None:
+    assert (codes(struck, "once"), codes(struck, "twice")) == ([70, 0], [70, 70])
+    condition = struck.conditions()["twice"]
+    assert condition.state.value == "failed"
+    assert "crashed twice at step 4" in condition.reason
+
+
+def test_a_killed_rank_ends_the_others_and_its_signal_is_known(struck: Bench) -> None:
+    """sacct calls such a step completed, or takes 128 off its code: ours is the signal itself."""
+    assert codes(struck, "wide-killed") == [-signal.SIGKILL, 0]
+    assert struck.log("wide-killed").count("begins after") == 8
+    whole(struck, "wide-killed", STEPS)
+
+
+def test_several_ranks_hear_a_warning_and_continue_together(struck: Bench) -> None:
+    assert codes(struck, "wide-warned") == [75, 0]
+    whole(struck, "wide-warned", STEPS)
+
+
+def test_what_an_old_start_says_late_changes_nothing(struck: Bench) -> None:
+    """After a requeue, ranks of the first start may live on; they write into that start's folder."""
+    assert struck.states()["haunted"] == "done"
+    assert codes(struck, "haunted") == [75, 0]
 
 
 def test_a_cancelled_job_is_not_requeued_by_its_supervisor(bench: Bench) -> None:
