@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 # What a job needs of the login environment; everything else, secrets included, stays behind. No SLURM_ variable but
@@ -78,6 +79,15 @@ class Client:
         if done.returncode:
             raise SlurmError(explained(program, done.stderr or done.stdout))
         return done.stdout
+
+    @cached_property
+    def cluster(self) -> str:
+        """The cluster's name: numbers of jobs are its own."""
+        for line in self.run("scontrol", "show", "config").splitlines():
+            name, _, value = line.partition("=")
+            if name.strip() == "ClusterName":
+                return value.strip()
+        raise SlurmError("scontrol show config: names no ClusterName: is this a SLURM cluster?")
 
     def submit(self, script: Path) -> int:
         """The number of the job, or array, that was made of a batch script."""

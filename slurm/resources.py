@@ -48,8 +48,7 @@ class Settings:
     setup: lines of bash before the program. container: words in front of a job's command, whose own first word is then
     container_python. environment: values that jobs get. passed: names whose values jobs get from the environment of
     whoever submits. signal_seconds: how long before its time limit a job is told. parallel: elements of one array that
-    may run at once, 0: all. python_path: where jobs import from. local_copy: folder of each node that inputs are copied
-    to.
+    may run at once, 0: all. python_path: where jobs import from.
     """
 
     setup: tuple[str, ...] = ()
@@ -60,4 +59,3 @@ class Settings:
     signal_seconds: int = 120
     parallel: int = 0
     python_path: str = ""
-    local_copy: str = ""

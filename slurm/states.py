@@ -70,16 +70,31 @@ class Condition:
 
 
 def conditions(submissions: Submissions, client: Client, places: Mapping[str, Place]) -> dict[str, Condition]:
-    """The condition of each job. SlurmError where squeue does not answer, that is the controller is down."""
-    numbers = sorted({place.submission.number for place in places.values() if place.submission.number is not None})
+    """The condition of each job.
+
+    SlurmError where squeue does not answer, that is the controller is down, and where a job that has not ended was
+    submitted on another cluster: its number means another job here.
+    """
+    past = {
+        name: [start for start in starts(submissions.attempts(name)) if start.id == place.id]
+        for name, place in places.items()
+    }
+    away = {name: place for name, place in places.items() if place.submission.cluster != client.cluster}
+    for name, place in away.items():
+        if not past[name] or past[name][-1].ended.get("verdict") not in (Verdict.DONE.value, Verdict.FAILED.value):
+            raise SlurmError(
+                f"{name}: was submitted on cluster {place.submission.cluster!r}, and this is {client.cluster!r}: look "
+                f"after it there, or remove {submissions.folder} once it is cancelled there"
+            )
+    here = [place for name, place in places.items() if name not in away]
+    numbers = sorted({place.submission.number for place in here if place.submission.number is not None})
     queued = queue(client, numbers)
-    gone = sorted({place.submission.number for place in places.values() if place.id not in queued} - {None})
+    gone = sorted({place.submission.number for place in here if place.id not in queued} - {None})
     accounted = account(client, [number for number in gone if number is not None])
     found = {}
     for name, place in places.items():
-        known = queued.get(place.id)
-        history = [start for start in starts(submissions.attempts(name)) if start.id == place.id]
-        found[name] = _condition(name, place, known, accounted.get(place.id), history)
+        known = None if name in away else queued.get(place.id)
+        found[name] = _condition(name, place, known, accounted.get(place.id), past[name])
     return found
 
 

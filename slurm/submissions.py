@@ -32,13 +32,15 @@ class RecordError(ValueError):
 class Submission:
     """One call of sbatch: an array, of one element or more.
 
-    token: its name. number: the array's job id, None while sbatch has not answered. jobs: by index of the array.
+    token: its name. cluster: SLURM's name of that. number: the array's job id, None while sbatch has not answered. jobs:
+    by index of the array.
     cancelled: names of the jobs that were cancelled on request.
     """
 
     token: str
     kind: str
     jobs: dict[int, Job]
+    cluster: str = ""
     dependency: str = ""
     number: int | None = None
     submitted: float = 0.0
@@ -48,7 +50,6 @@ class Submission:
     minutes: int = 0
     container: tuple[str, ...] = ()
     container_python: str = "python3"
-    local_copy: str = ""
     cancelled: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

@@ -167,7 +167,6 @@ def _submission(order: Order, token: str, array: Planned, numbers: Mapping[Plann
         minutes=request.minutes,
         container=settings.container,
         container_python=settings.container_python,
-        local_copy=settings.local_copy,
     )
 
 
@@ -185,6 +184,7 @@ def _submit_arrays(
             client.test(submissions.script("test"))
     for array in planned:
         made = _submission(order, submissions.new_token(array.kind), array, numbers)
+        made = replace(made, cluster=client.cluster)
         _write_script(order, submissions, made, array.request)
         submissions.write(made)
         try:

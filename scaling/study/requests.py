@@ -16,6 +16,7 @@ from scaling.plan.rate import assumed_rate
 from scaling.run.spec import PlannedRun
 from scaling.study.jobs import REPORT
 from scaling.study.launch import ROOT
+from scaling.work.local_copy import LOCAL_COPY
 from slurm.resources import Request, Settings
 
 ESTIMATE_MARGIN = 1.5  # the plan's rate is assumed
@@ -61,16 +62,16 @@ def device_hours(config: StudyConfig, run: PlannedRun) -> float:
 def settings(cluster: Cluster, launch: Launch) -> Settings:
     """How jobs run there."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(launch.threads))
+    local = {LOCAL_COPY: cluster.local_copy} if cluster.local_copy else {}
     return Settings(
         setup=(*(f"module load {module}" for module in cluster.modules), *cluster.setup),
         container=cluster.container,
         container_python=cluster.container_python,
-        environment={**threads, **cluster.environment},
+        environment={**threads, **local, **cluster.environment},
         passed=cluster.pass_environment,
         signal_seconds=cluster.signal_seconds,
         parallel=cluster.parallel,
         python_path=str(ROOT),
-        local_copy=cluster.local_copy or "",
     )
 
 

@@ -145,7 +145,7 @@ def test_a_thousand_jobs_are_few_calls(bench: Bench) -> None:
 
     found = conditions(bench.submissions, client, bench.submissions.places())
     assert len(found) == 80
-    assert client.calls == {"squeue": 1}
+    assert client.calls == {"squeue": 1, "scontrol": 1}
     cancel(bench.submissions, bench.client)
 
 

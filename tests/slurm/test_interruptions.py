@@ -60,7 +60,7 @@ def struck(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     bench.put(*jobs)
     strikes |= {"wide-killed": kill_rank, "wide-warned": warn}
     wide = [bench.job(name, STEPS, seconds=0.1, kind="wide") for name in ("wide-killed", "wide-warned")]
-    bench.put(*jobs, *wide, request=WIDE)
+    bench.put(*wide, request=WIDE)
     for name, strike in strikes.items():
         bench.reaches(name, 5)
         strike(bench, name)
@@ -174,6 +174,28 @@ def test_daemons_that_restart_disturb_nothing(bench: Bench) -> None:
     assert bench.put(bench.job("more", 1)).submitted.keys() == {"more"}
     assert bench.states() == {"calm": "done", "after": "done", "more": "done"}
     assert codes(bench, "calm") == [0]
+
+
+@pytest.mark.nightly
+def test_a_failed_parent_that_slurm_has_forgotten_is_still_failed(bench: Bench) -> None:
+    """afterok on such a number would let the child run at once. Our own files say what became of it."""
+    (bench.home("parent") / "crash-at").write_text("2")
+    parent = bench.job("parent", 4)
+    bench.put(parent)
+    assert bench.states() == {"parent": "failed"}
+    conf = bench.cluster.conf
+    conf.write_text(conf.read_text().replace("MinJobAge=3600", "MinJobAge=2"))
+    bench.cluster.call("scontrol", "reconfigure")
+    number = bench.id("parent").partition("_")[0]
+    until(lambda: number not in bench.cluster.call("squeue", "-h", "-t", "all", "-o", "%F").stdout)
+    outcome = bench.put(parent, bench.job("child", 1, "parent", kind="child"))
+    assert (list(outcome.failed), list(outcome.refused), outcome.submitted) == (["parent"], ["child"], {})
+    bench.put(bench.job("other", 2))
+    assert bench.states()["other"] == "done"
+    until(lambda: bench.cluster.call("squeue", "-h", "-t", "all").stdout == "")
+    assert bench.states()["other"] == "done"
+    conf.write_text(conf.read_text().replace("MinJobAge=2", "MinJobAge=3600"))
+    bench.cluster.call("scontrol", "reconfigure")
 
 
 @pytest.mark.nightly

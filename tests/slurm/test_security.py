@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.client import Client, clean_environment
+from slurm.client import Client, SlurmError, clean_environment
 from slurm.graph import Job
 from slurm.private import PrivacyError, private_folder, read_record, write_record
 from slurm.redaction import Redactor
@@ -107,6 +107,17 @@ def test_tokens_are_known_by_their_form_and_by_their_variables_name() -> None:
     redact = Redactor({"WANDB_API_KEY": "abcdefgh12345", "HOME_TOKEN": "short", "PASSWORD_FILE": "/etc/shadow"})
     assert redact("key abcdefgh12345 short /etc/shadow") == "key [WANDB_API_KEY] short /etc/shadow"
     assert redact("at hf_" + "a" * 30 + ".") == "at [secret]."
+
+
+def test_numbers_of_another_cluster_are_not_taken_for_ours(bench: Bench) -> None:
+    bench.put(bench.job("job", 300, seconds=0.1))
+    (record,) = (bench.submissions.folder / "submissions").glob("0*.json")
+    text = record.read_text()
+    record.write_text(text.replace('"cluster": "ci"', '"cluster": "elsewhere"'))
+    with pytest.raises(SlurmError, match="was submitted on cluster 'elsewhere', and this is 'ci'"):
+        bench.put(bench.job("job", 300))
+    record.write_text(text)
+    cancel(bench.submissions, bench.client)
 
 
 def test_the_first_step_of_another_clusters_jobs_is_not_ours(bench: Bench) -> None:
