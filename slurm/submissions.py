@@ -32,9 +32,8 @@ class RecordError(ValueError):
 class Submission:
     """One call of sbatch: an array, of one element or more.
 
-    token: its name. cluster: SLURM's name of that. number: the array's job id, None while sbatch has not answered. jobs:
-    by index of the array.
-    cancelled: names of the jobs that were cancelled on request.
+    token: its name. cluster: SLURM's name of that. number: the array's job id, None while sbatch has not answered.
+    jobs: by index of the array. cancelled: names of the jobs that were cancelled on request.
     """
 
     token: str

@@ -29,5 +29,10 @@ class Killing(StopRequest):
         return super().__call__()
 
 
+def main() -> int:
+    """Run the home folder named on the command line and return the exit code."""
+    return worker.main(Killing, COMMAND)
+
+
 if __name__ == "__main__":
-    sys.exit(worker.main(Killing, COMMAND))
+    sys.exit(main())

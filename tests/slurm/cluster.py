@@ -30,10 +30,15 @@ SMALL = (  # of a database that nobody will read again
 )
 
 
-def missing() -> list[str]:
-    """Programs that are needed and not here."""
+def obstacle() -> str | None:
+    """Why there can be no cluster here, None where there can."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    return [name for name in NEEDED if shutil.which(name, path=path) is None]
+    if absent := [name for name in NEEDED if shutil.which(name, path=path) is None]:
+        return f"SLURM is not installed (no {', '.join(absent)}): tests/slurm/install.sh does that"
+    host = socket.gethostname()
+    if os.getuid() and (_address(host), *map(_address, NODES)) != ("127.0.0.1",) * (1 + len(NODES)):
+        return f"{host}, {' and '.join(NODES)} must be 127.0.0.1 in /etc/hosts, which root alone can write"
+    return None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from slurm.resources import Request, Settings
 from slurm.states import Condition, conditions
 from slurm.submissions import Submissions
 from slurm.submit import Order, Outcome, submit
-from tests.slurm.cluster import Cluster, missing
+from tests.slurm.cluster import Cluster, obstacle
 from tests.study.conftest import cli, shards, write_study  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A running cluster; the tests are skipped, with what is missing, where there can be none."""
-    if absent := missing():
-        pytest.skip(f"SLURM is not installed, tests/slurm/install.sh would: no {', '.join(absent)}")
+    if reason := obstacle():
+        pytest.skip(reason)
     made = Cluster(Path(tempfile.gettempdir()) / f"trigscale-slurm-{os.getpid()}", 20000 + os.getpid() % 500 * 20)
     made.start()
     try:
