@@ -27,13 +27,13 @@ from scaling.training.sharding.placement import check_devices
 
 def check_runnable(config: StudyConfig) -> None:
     """ConfigError that lists every key whose value can be planned but not run, with the value and what to set."""
-    found = [f"  {key}: {reason} (value {value!r})" for key, value, reason in _obstacles(config)]
+    found = [f"  {key}: {reason} (value {value!r})" for key, value, reason in obstacles(config)]
     if found:
         raise ConfigError("\n".join([f"study {config.name!r} can be planned, but this version cannot run it:", *found]))
 
 
-def _obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
-    """(key, value, reason and remedy) of each."""
+def obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
+    """(key, value, reason and remedy) of each key whose value can be planned but not run."""
     evaluation, encoder = config.evaluation, config.data.encoder
     if "vsd" in config.methods:
         yield "methods", list(config.methods), "vsd cannot be trained: remove it"
