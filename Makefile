@@ -19,7 +19,7 @@ QUICK := tests/test_imports.py tests/test_sampling.py tests/analysis tests/confi
          tests/training/test_posthoc.py tests/training/test_randomness.py tests/study/test_trainer_resume.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: study latents test quick nightly lint format gpu clean
+.PHONY: study latents test quick nightly slurm slurm-nightly lint format gpu clean
 
 study: $(VENV)/.installed
 	$(BIN)/trigscale study run $(STUDY)
@@ -46,7 +46,16 @@ quick: $(VENV)/.installed
 
 # The rest of the tables of which `make test` has a part; tests that SECONDS leave no time for are counted as skipped.
 nightly: $(VENV)/.installed
-	$(PYTEST) -m nightly --seconds $(SECONDS)
+	$(PYTEST) -m 'nightly and not slurm' --seconds $(SECONDS)
+
+# On a real SLURM of this machine, installed where that is possible; where it is not, the tests are skipped and say so.
+slurm: $(VENV)/.installed
+	-tests/slurm/install.sh
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slurm and not nightly' tests/slurm
+
+slurm-nightly: $(VENV)/.installed
+	-tests/slurm/install.sh
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm tests/slurm
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

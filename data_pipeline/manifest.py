@@ -101,7 +101,7 @@ class Manifest:
         path = folder / MANIFEST_NAME
         try:
             raw = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             if (folder / UNFINISHED_NAME).exists():
                 done = len(list(folder.glob("shard-*.json")))
                 raise DataError(

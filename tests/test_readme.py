@@ -35,6 +35,10 @@ WANTS = {
     "data encode": "a VAE and images; tests/data/test_encode.py",
     "data import-edm2": "a zip of EDM2's; tests/data/test_pack.py",
     "shards/photos": "what encode leaves; tests/data/test_encode.py",
+    "study submit": "a cluster; tests/slurm",
+    "study cancel": "a cluster; tests/slurm",
+    "study rehearse": "kills of processes; tests/study/test_rehearse.py",
+    "study logs": "the log of a run, which runs that share a process do not have; tests/study/test_rehearse.py",
     "doctor": "a checkout that git reads, which takes its time here; tests/study/test_words.py",
 }
 

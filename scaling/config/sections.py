@@ -207,7 +207,9 @@ class Launch(Section):
 
     folder: Path = Field(default=Path("runs"), description="folder that holds the studies")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
-    threads: Positive = Field(default=1, description="CPU threads a run")
+    threads: Positive = Field(
+        default=1, description="CPU threads a run; another number may round otherwise, as another processor may"
+    )
     workers: int = Field(
         default=0, ge=0, description="runs at once; 0: CPU cores / (threads x devices), or one on GPUs"
     )

@@ -35,6 +35,7 @@ from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, averaged_weights
 from scaling.weights.teacher import planned_weights
 from scaling.weights.trained import load_network
+from scaling.work.local_copy import nearest_shards
 from scaling.work.stopping import StopRequest
 
 
@@ -79,7 +80,7 @@ def _timed(clock: Clock[Timings], stage: str) -> Iterator[None]:
 
 
 def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None:
-    reader = LatentReader(config.shards)
+    reader = LatentReader(nearest_shards(config.shards))
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
     train(config.spec, home, reader, _origin(config), config.launch, world, stop, config.vae)
