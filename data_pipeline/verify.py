@@ -10,7 +10,6 @@ import io
 import os
 import tarfile
 import tokenize
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -21,6 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from data_pipeline.checksum import checksum
 from data_pipeline.content import hash_content
 from data_pipeline.files import sha256_file
 from data_pipeline.manifest import DataError, Manifest, ShardInfo, sample_key
@@ -36,7 +36,7 @@ def verify(folder: Path, processes: int | None = None) -> Manifest:
     processes: that check shards, each its own; 1: this one alone; None: as many as the cores and the set's size merit.
 
     For each shard: size and SHA-256; the tar's header checksums and its end-of-archive record (a tar cut between two
-    members looks whole to most readers); each sample's key, label, shape, dtype, offset and CRC-32 against the index;
+    members looks whole to most readers); each sample's key, label, shape, dtype, offset and checksum against the index;
     the index's own hash. For the whole: the content hash, and shards that the manifest does not know.
 
     Raises:
@@ -112,8 +112,8 @@ def _scan(path: Path, manifest: Manifest, shard: ShardInfo, index: np.ndarray | 
                 return
             if index is not None and (value, end - len(raw)) != (index["label"][number], index["offset"][number]):
                 yield f"sample {key}: label or place differ from the index"
-            elif index is not None and zlib.crc32(raw) != index["crc32"][number]:
-                yield f"sample {key}: is altered: its CRC-32 is not the one in the index"
+            elif index is not None and checksum(raw) != index["checksum"][number]:
+                yield f"sample {key}: is altered: its checksum is not the one in the index"
         try:
             for name, _, _ in members:
                 yield f"holds {name} after its last sample"

@@ -13,10 +13,10 @@ import torch
 
 from data_pipeline.files import write_bytes_atomic
 from data_pipeline.manifest import DataError
-from data_pipeline.reader import LatentReader
 from models.family import count_macs, count_parameters
 from scaling.config.sections import StudentRecipe
 from scaling.config.validation import ConfigError
+from scaling.data.opened import open_loading
 from scaling.evaluation.score import METRIC, Real, score
 from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
@@ -80,10 +80,11 @@ def _timed(clock: Clock[Timings], stage: str) -> Iterator[None]:
 
 
 def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None:
-    reader = LatentReader(nearest_shards(config.shards))
+    loading = config.loading
+    reader = open_loading(nearest_shards(config.shards), loading, lenient=loading.on_bad_shard == "skip")
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    train(config.spec, home, reader, _origin(config), config.launch, world, stop, config.vae)
+    train(config.spec, home, reader, _origin(config), config.launch, world, stop, loading, config.vae)
 
 
 def _origin(config: RunFile) -> Origin | None:
