@@ -19,7 +19,7 @@ from scaling.config.validation import ConfigError
 from scaling.data.reference import read_images
 from scaling.data.sources import locate
 from scaling.run.home import RunHome
-from scaling.run.randomness import normals
+from scaling.run.randomness import device_normals
 from scaling.run.spec import RunData, load_run
 from scaling.sampling.decode import run_decoder
 from scaling.study.checks import check_fit
@@ -94,9 +94,9 @@ def test_each_use_draws_its_own_latent(study: Study) -> None:
     reader, encoder = LatentReader(Path(study.config.data.source)), spec.data.latent_encoder()
     batches = Batches(spec, reader, World(0, 1, CPU), 0)
     (batch,) = batches.step(3)
-    stored, _ = reader.read(batches.order.indices(24, 8))
+    stored, _ = reader.read(batches.stream.order.indices(24, 8))
     mean, std = torch.from_numpy(stored).float().chunk(2, dim=1)
-    eps = normals(spec.seed, "latent", 24, 8, 64, CPU).reshape(mean.shape)
+    eps = device_normals(spec.seed, "latent", 24, 8, 64, CPU).reshape(mean.shape)
     channel = torch.tensor([encoder.mean, encoder.std]).reshape(2, 1, 4, 1, 1)
     torch.testing.assert_close(batch.x0, (mean + std * eps - channel[0]) / channel[1] / 2)
     parts = [b.x0 for rank in (0, 1) for b in Batches(spec, reader, World(rank, 2, CPU), 2).step(3)]
@@ -108,7 +108,7 @@ def test_each_use_draws_its_own_latent(study: Study) -> None:
 def test_real_images_are_the_decoded_means(study: Study, vae: Path) -> None:
     prepared = locate(study.config.data, study.folder.parent)
     decoder = run_decoder(prepared.data, vae, CPU)
-    images, labels = read_images(prepared.held_out, decoder, np.array([3, 30]))
+    images, labels = read_images(prepared.held_out, decoder, prepared.loading, np.array([3, 30]))
     stored, expected = LatentReader(prepared.held_out).read(np.array([3, 30]))
     assert labels.tolist() == expected.tolist()
     np.testing.assert_array_equal(images, decoder.latents(torch.from_numpy(stored[:, :4]).float()).numpy())
