@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shlex
 import signal
 import socket
@@ -79,12 +80,14 @@ class Supervisor:
         return code if code is not None and 0 < code < 128 else FAILED
 
     def _may_requeue(self) -> bool:
-        """Not when SLURM ends the job: somebody cancelled it, or SLURM itself requeues it after a preemption.
-
-        Unless it is for the job's time limit, which is the one such end that a job goes on after.
+        """Not when somebody cancelled the job, which SLURM tells a job by the same signal as the two ends that it goes
+        on after: its time limit, and a preemption, after which one that ends in its grace would count as completed.
         """
-        at_limit = time.time() > self.began + 60 * self.submission.minutes - LIMIT_MARGIN
-        return not self.told or at_limit
+        if not self.told or time.time() > self.began + 60 * self.submission.minutes - LIMIT_MARGIN:
+            return True
+        asked = subprocess.run(["scontrol", "-o", "show", "job", self.id], capture_output=True, text=True)
+        preempted = re.search(r"\bPreemptTime=(\S+)", asked.stdout)
+        return preempted is not None and preempted[1] != "None"
 
     def _requeue(self) -> int:
         deadline = time.monotonic() + REQUEUE_SECONDS

@@ -239,7 +239,7 @@ def _measured(study: Study, plan: Plan, small: Study, runs: Sequence[PlannedRun]
         yield {
             "run": f"{run.spec.method}-{run.spec.size}",
             "images_per_second": speed,
-            "planned_images_per_second": plan.rate.flops * study.config.launch.devices / flops_an_image,
+            "planned_images_per_second": plan.rate.flops_per_second * study.config.launch.devices / flops_an_image,
             "memory_bytes": memory,
             "planned_memory_bytes": min(chosen, default=None),
             "device_hours": of.cost.flops / rate / 3600,
