@@ -58,7 +58,7 @@ class Supervisor:
     def run(self) -> int:
         """Run the step and return the code of the batch script; a job that is to start again is requeued."""
         path = begin(self.folder, self.id, progress(self.job.progress))
-        earlier = self._history()[:-1]
+        *earlier, _ = self._history()
         if earlier and (last := decide(earlier, self.job.restarts)).verdict is Verdict.FAILED:
             return self._close(path, earlier[-1].code, last)  # those before it ended without a word
         self._step(path)
@@ -67,8 +67,14 @@ class Supervisor:
         return self._close(path, code, decide(self._history(), self.job.restarts))
 
     def _history(self) -> list[Attempt]:
-        """The starts of this job of SLURM's; submitted anew, a job begins without a past."""
-        return [start.attempt() for start in starts(self.folder) if start.id == self.id]
+        """The starts of this job of SLURM's since somebody, by submitting or requeueing it, gave it a new beginning."""
+        found: list[Attempt] = []
+        for start in starts(self.folder):
+            if start.id == self.id:
+                found.append(start.attempt())
+                if start.ended.get("verdict") == Verdict.FAILED.value:
+                    found.clear()
+        return found
 
     def _close(self, path: Path, code: int | None, decision: Decision) -> int:
         end(path, code, progress(self.job.progress), decision.verdict.value, decision.reason)

@@ -149,6 +149,21 @@ def test_a_job_longer_than_its_time_limit_goes_on_in_other_starts(bench: Bench) 
 
 
 @pytest.mark.nightly
+def test_a_failed_parent_that_is_requeued_by_hand_has_its_children_armed_again(bench: Bench) -> None:
+    """Its child was cancelled, or it would wait for ever; submitted again it waits for the parent's new start."""
+    (bench.home("parent") / "crash-at").write_text("2")
+    jobs = [bench.job("parent", 40, seconds=0.1, kind="parent"), bench.job("child", 1, "parent", kind="child")]
+    bench.put(*jobs)
+    assert bench.states() == {"parent": "failed", "child": "cancelled"}
+    (bench.folder / "parent" / "crash-at").unlink()
+    requeue(bench, "parent")
+    until(lambda: bench.conditions()["parent"].active)
+    outcome = bench.put(*jobs)
+    assert (list(outcome.active), list(outcome.submitted)) == (["parent"], ["child"])
+    assert bench.states() == {"parent": "done", "child": "done"}
+
+
+@pytest.mark.nightly
 def test_a_job_that_hears_of_its_time_limit_too_late_goes_on_all_the_same(bench: Bench) -> None:
     """It ends within SLURM's KillWait; the supervisor knows by the clock that it was not cancelled."""
     (bench.home("deaf") / "deaf").touch()
