@@ -183,7 +183,9 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {shown(override)}: the value is not valid YAML: {_cut(str(error))}") from error
     *parents, last = key.split(".")
     if len(parents) >= MAX_DEPTH:
-        raise ConfigError(f"override {shown(override)}: sections lie more than {MAX_DEPTH} deep: take dots out of the key")
+        raise ConfigError(
+            f"override {shown(override)}: sections lie more than {MAX_DEPTH} deep: take dots out of the key"
+        )
     for part in parents:
         inner = content.get(part, {})
         if not isinstance(inner, dict):
