@@ -64,8 +64,8 @@ class Real:
                 raise ValueError(f"it is {str(said)!r:.80}")
         except (DataError, ValueError, TypeError) as error:
             raise DataError(
-                f"{path}: is not a whole file of real statistics ({error}): name the reference-*.npz of a study; where a "
-                "study's own is damaged, launch the study again"
+                f"{path}: is not a whole file of real statistics ({error}): name the reference-*.npz of a study; "
+                "where that is damaged, launch the study again"
             ) from error
         return cls(reference, float(floor), int(samples))
 
