@@ -21,6 +21,7 @@ from scaling.config.sections import (
     Ema,
     Evaluation,
     Launch,
+    Loading,
     Method,
     Precision,
     Sampling,
@@ -29,6 +30,14 @@ from scaling.config.sections import (
 )
 from scaling.config.validation import ConfigError, Section, read_yaml, validate
 from scaling.run.home import RunHome
+
+
+class Window(Section):
+    """An order that mixes `blocks` runs of `block` samples at a time (0: whole shards, whose sizes it depends on)."""
+
+    blocks: int
+    block: int
+    shards_sha256: str | None = Field(description="hash of the shards' numbers of samples, where runs are shards")
 
 
 class RunData(Section):
@@ -42,6 +51,9 @@ class RunData(Section):
     )
     vae_sha256: str | None = Field(
         default=None, exclude_if=lambda value: value is None, description="of the weights that decode; null: no VAE"
+    )
+    window: Window | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="how samples are mixed; null: a full shuffle"
     )
 
     def latent_encoder(self) -> Encoder:
@@ -105,6 +117,7 @@ class RunFile(Section):
     teacher_home: Path | None = Field(description="home of the teacher's run")
     weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
     vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")
+    loading: Loading = Loading()
     launch: Launch
 
 

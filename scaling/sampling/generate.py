@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor
 
 from models.trigflow import SIGMA_DATA
-from models.vae import Decoder, open_decoder
 from scaling.config.sections import StudentRecipe
 from scaling.errors import Interrupted
 from scaling.methods.guidance import Network, guided
 from scaling.run.randomness import derive_seed, normals
-from scaling.run.spec import RunData, RunSpec
+from scaling.run.spec import RunSpec
+from scaling.sampling.decode import run_decoder
 from scaling.sampling.samplers import Velocity, sample_student, sample_teacher
 
 
@@ -85,14 +84,6 @@ def _sample(
     if spec.method == "teacher":
         return sample_teacher(f, noise("sample"), steps)
     return sample_student(f, noise("sample"), noise("renoise"), steps, sampling.intermediate_t)
-
-
-def run_decoder(data: RunData, vae: Path | None, device: torch.device) -> Decoder:
-    """What turns the latents of a run into images; EncoderError where `vae` is not the folder of its VAE."""
-    encoder = data.latent_encoder()
-    if encoder.vae is not None and data.vae_sha256 is not None:
-        encoder = replace(encoder, map=replace(encoder.vae, sha256=data.vae_sha256))
-    return open_decoder(encoder, vae, device)
 
 
 def untrained(spec: RunSpec, steps: int, count: int, device: torch.device, *, vae: Path | None = None) -> np.ndarray:

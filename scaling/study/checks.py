@@ -9,12 +9,12 @@ import torch
 from data_pipeline.fashion import CLASS_NAMES, load_fashion
 from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
-from data_pipeline.reader import LatentReader
 from models.family import Family
 from scaling.config.encoders import known_encoder
 from scaling.config.sections import EMBEDDED
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
+from scaling.data.opened import open_loading
 from scaling.data.sources import Prepared
 from scaling.evaluation.score import balanced
 from scaling.study.launch import launch_of
@@ -82,7 +82,8 @@ def _check_sizes(study: Study, where: str, shape: tuple[int, ...], num_classes: 
 
 def check_samples(study: Study, prepared: Prepared) -> None:
     """DataError unless the held-out shards, found whole, hold the images of each class that samples are judged by."""
-    balanced(LatentReader(prepared.held_out).labels, study.config.evaluation.samples)
+    if study.config.evaluation.metric != "none":
+        balanced(open_loading(prepared.held_out, prepared.loading).labels, study.config.evaluation.samples)
 
 
 def check_launch(config: StudyConfig, family: Family, device: torch.device) -> None:

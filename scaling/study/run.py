@@ -96,7 +96,7 @@ def prepared(study: Study, device: torch.device, command: str) -> Iterator[Ready
         clock.add("data", seconds)
         note(notes)
         with clock.stage("data"):
-            reference = write_reference(data, study.config.evaluation.samples, folder)
+            reference = write_reference(data, study.config.evaluation, folder)
         clock.start(describe_launch(clock.content, study.config, data, device, command))
         write_homes(study, runs, data, reference)
         write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))
