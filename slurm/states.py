@@ -5,7 +5,7 @@ One call of squeue and one of sacct for any number of jobs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -87,15 +87,17 @@ def conditions(submissions: Submissions, client: Client, places: Mapping[str, Pl
                 f"after it there, or remove {submissions.folder} once it is cancelled there"
             )
     here = [place for name, place in places.items() if name not in away]
-    numbers = sorted({place.submission.number for place in here if place.submission.number is not None})
-    queued = queue(client, numbers)
-    gone = sorted({place.submission.number for place in here if place.id not in queued} - {None})
-    accounted = account(client, [number for number in gone if number is not None])
+    queued = queue(client, _numbers(here))
+    accounted = account(client, _numbers(place for place in here if place.id not in queued))
     found = {}
     for name, place in places.items():
         known = None if name in away else queued.get(place.id)
         found[name] = _condition(name, place, known, accounted.get(place.id), past[name])
     return found
+
+
+def _numbers(places: Iterable[Place]) -> list[int]:
+    return sorted({place.submission.number for place in places if place.submission.number is not None})
 
 
 @dataclass(frozen=True)

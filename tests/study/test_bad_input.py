@@ -84,7 +84,7 @@ MISTAKES = {
     ),
     "no equals sign": (["teacher.steps"], ["override 'teacher.steps'", "write it as key=value"]),
     "no key": (["=3"], ["override '=3'", "write it as key=value"]),
-    "deep": ([f"{'a.' * 2000}b=1"], ["override 'a.a.a.", "sections lie more than 20 deep: take dots out of the key"]),
+    "deep": ([f"{'a.' * 2000}b=1"], ["override 'a.a.a.", "sections lie more than 20 deep: take out dots"]),
     "into a value": (["name.first=x"], ["override 'name.first=x'", "name holds 'tiny', not a section"]),
     "value": (
         ["sizes=[xs"],
