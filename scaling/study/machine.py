@@ -21,6 +21,7 @@ from scaling.run.schemas import Environment
 OPTIONAL = {
     "triton": ("attention kernels on GPUs; on CPUs nothing needs it", "gpu"),
     "deepspeed": ("launch.strategy zero1, zero2 and zero3", "deepspeed"),
+    "submitit": ("study submit, which puts a study on a SLURM cluster", "slurm"),
     "tensorboard": ("launch.tensorboard", "tensorboard"),
     "wandb": ("launch.wandb", "wandb"),
 }
