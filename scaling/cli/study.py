@@ -69,13 +69,12 @@ def study_plan(
     from scaling.plan.build import Options, build_plan
     from scaling.plan.export import plan_json
     from scaling.plan.tables.plan import plan_tables
-    from scaling.run.spec import RunData
+    from scaling.run.spec import run_data
     from scaling.study.expand import expand
     from scaling.study.open import open_study
 
     opened = open_study(study, overrides or [])
-    unknown = RunData(content_sha256="", held_out_sha256="", encoder=opened.config.data.encoder)
-    runs = expand(opened.config, opened.family, unknown)
+    runs = expand(opened.config, opened.family, run_data(opened.config.data, "", ""))
     options = Options(accelerator, devices, utilisation, measured, microbatch, strategy, budget)
     plan = build_plan(opened.config, opened.family, runs, options)
     show(plan_tables(plan), plan_json(plan), as_json)

@@ -20,7 +20,7 @@ from scaling.run.home import RunHome, StudyFolder, write_model
 from scaling.run.locks import locked
 from scaling.run.schemas import Environment, StudyRuns
 from scaling.run.spec import PlannedRun
-from scaling.study.checks import check_fit, check_launch, check_runnable, check_samples
+from scaling.study.checks import check_embedded, check_fit, check_launch, check_runnable, check_samples
 from scaling.study.expand import expand
 from scaling.study.jobs import run_jobs
 from scaling.study.launch import worker_environment, workers, write_homes
@@ -81,6 +81,7 @@ def prepared(study: Study, device: torch.device, command: str) -> Iterator[Ready
     if said := foreign_ruler(study.config.data.source, study.config.evaluation.metric):
         log.warning("%s", said)
     start = time.monotonic()
+    check_embedded(study)
     data = locate(study.config.data, study.config.launch.folder)
     check_fit(study, data)
     notes = verify_changed(data, study.config.launch.folder)
@@ -95,7 +96,7 @@ def prepared(study: Study, device: torch.device, command: str) -> Iterator[Ready
         clock.add("data", seconds)
         note(notes)
         with clock.stage("data"):
-            reference = write_reference(data, study.config.evaluation.samples, folder)
+            reference = write_reference(data, study.config.evaluation, folder)
         clock.start(describe_launch(clock.content, study.config, data, device, command))
         write_homes(study, runs, data, reference)
         write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))
