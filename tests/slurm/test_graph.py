@@ -50,13 +50,14 @@ def test_a_failure_ends_its_own_line_and_is_reported(bench: Bench) -> None:
     condition = bench.conditions()["teacher-a"]
     assert condition.reason == "it crashed twice at step 2, the last time with code 70"
     assert condition.starts == 2
-    refused = bench.put(*(job for job in jobs if not job.name.endswith("-b") and job.name != "report"))
+    after = bench.job("report", 2, kind="report", after=("teacher-a", "student-a"))
+    wanted = [job for job in jobs if job.name in ("teacher-a", "student-a")]
+    refused = bench.put(*wanted, after)
     assert list(refused.failed) == ["teacher-a"]
     assert refused.refused == {"student-a": "needs teacher-a, which failed"}
     assert refused.submitted == {}
     (bench.home("teacher-a") / "crash-at").unlink()
-    wanted = [job for job in jobs if job.name in ("teacher-a", "student-a")]
-    assert set(bench.put(*wanted, retry_failed=True).submitted) == {"teacher-a", "student-a"}
+    assert set(bench.put(*wanted, after, retry_failed=True).submitted) == {"teacher-a", "student-a", "report"}
     assert {bench.ended()[job.name].state.value for job in wanted} == {"done"}
 
 
