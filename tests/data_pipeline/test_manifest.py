@@ -11,8 +11,8 @@ from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
 
 BAD_FIELDS: list[tuple[str, Any, str]] = [
-    ("format", 2, "1, the only format"),
-    ("format", True, "1, the only format"),
+    ("format", 1, "2, the only format"),
+    ("format", True, "2, the only format"),
     ("dataset", "", "non-empty string"),
     ("encoder", None, "non-empty string"),
     ("shape", [4, 8], "three positive integers"),
@@ -129,5 +129,7 @@ def test_files_that_are_no_manifest(tmp_path: Path, text: str) -> None:
 
 
 def test_missing_manifest(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a complete folder of shards"):
-        Manifest.load(tmp_path)
+    (tmp_path / "images.npz").touch()
+    for folder in (tmp_path, tmp_path / "none", tmp_path / "images.npz"):
+        with pytest.raises(DataError, match="not a complete folder of shards"):
+            Manifest.load(folder)
