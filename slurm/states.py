@@ -168,7 +168,10 @@ def _silent(name: str, place: Place, known: Known | None, number: int) -> Condit
         return Condition(State.CANCELLED, place.id, reason, number)
     if known.state in ENDED:
         return Condition(State.FAILED, place.id, f"{known.state}: {ENDED[known.state]}", number)
-    if not number:
+    if not number and ("JobLaunchFailure" in known.reason or known.exit == "0:53"):
         return Condition(State.FAILED, place.id, f"{known.state}: {NO_LOG}", number)
+    if not number:
+        reason = f"{known.state}: a line of `setup` or a module failed: see slurm/logs/{place.id}.out of the study"
+        return Condition(State.FAILED, place.id, reason, number)
     reason = f"{known.state} {known.exit}: it ended without a word; see the end of its log"
     return Condition(State.FAILED, place.id, reason.strip(), number)

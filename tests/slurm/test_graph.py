@@ -127,6 +127,18 @@ def test_what_the_cluster_cannot_give_is_found_before_anything_is_submitted(
     assert "bench" not in bench.client.run("squeue", "-h", "-o", "%j", "-t", "pending,running")
 
 
+def test_a_job_that_never_began_says_why(bench: Bench) -> None:
+    """A failing line of setup ends the job; a folder for its log that the node does not have, before it starts."""
+    bench.with_settings(setup=("module load nothing-here",)).put(bench.job("setup", 1))
+    bench.put(bench.job("log", 1), request=Request(minutes=10, cpus_per_task=1, options=(("hold", True),)))
+    bench.submissions.logs.rename(bench.folder / "elsewhere")
+    bench.cluster.call("scontrol", "release", bench.id("log"))
+    conditions = bench.ended()
+    assert "a line of `setup` or a module failed: see slurm/logs/" in conditions["setup"].reason
+    assert "on a file system that the nodes share?" in conditions["log"].reason
+    assert {condition.state.value for condition in conditions.values()} == {"failed"}
+
+
 def test_no_sbatch_says_where_to_go(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     client = bench.client
     client.environment = {**client.environment, "PATH": "/nonexistent"}
