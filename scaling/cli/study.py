@@ -256,3 +256,20 @@ def study_advise(
         print("---\n".join(yaml.safe_dump(one, sort_keys=False) for one in study_files(advice, opened)), end="")
         return
     show(advice_tables(advice, rate), {**advice.to_json(), "device": device.name}, as_json)
+
+
+@study_app.command("compare")
+def study_compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="a study: its file, name, or folder of runs")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="the study that is divided by it")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="folder of the page")] = Path("comparison"),
+    as_json: AsJson = False,
+) -> None:
+    """Show two studies in one figure, and the second over the first at every size that both have."""
+    from scaling.report.compare import compare, write_comparison
+    from scaling.study.open import open_study
+
+    folders = [each if each.is_dir() else open_study(each).folder for each in (first, second)]
+    found = compare(*folders)
+    page = write_comparison(found, to)
+    show([*found.sentences(), str(page)], {**found.to_json(), "page": str(page)}, as_json)

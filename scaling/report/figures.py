@@ -45,7 +45,7 @@ def distance_figure(analysis: Analysis, metric: str, n: int, floor: float) -> Pa
         keys = list(dict.fromkeys((one.method, one.steps) for one in analysis.distances))
         labels = [_distance_curve(axes, analysis, *key) for key in keys]
         macs_axis(axes, {one.size: one.macs for one in analysis.distances})
-        _limits(axes, [one.fd for one in analysis.distances])
+        value_limits(axes, [one.fd for one in analysis.distances])
         note = f"real against real: {floor:.3g} at N = {n:,}"
         if axes.get_ylim()[0] < floor:
             axes.axhline(floor, color=QUIET, linewidth=1.2, linestyle=":")
@@ -71,11 +71,11 @@ def sampling_figure(analysis: Analysis, metric: str, n: int) -> Painted:
             x = np.array([one.macs * one.nfe for one in points])
             y = np.array([one.fd.value for one in points])
             axes.plot(x, y, color=tone, linewidth=1.2, linestyle=marker(method, steps).linestyle)
-            _points(axes, x, y, _bars([one.fd for one in points]), method, steps, tone)
+            _points(axes, x, y, error_bars([one.fd for one in points]), method, steps, tone)
             labels.append(EndLabel(float(x[-1]), float(y[-1]), curve_label(method, steps), tone))
         axes.set_xscale("log")
         axes.set_xlabel("Multiply-adds (MACs) of one sample, all evaluations")
-        _limits(axes, [one.fd for one in analysis.distances])
+        value_limits(axes, [one.fd for one in analysis.distances])
         axes.set_ylabel(f"{metric} at N = {n:,}")
         end_labels(axes, labels, LABEL_GAP)
 
@@ -99,7 +99,7 @@ class Painted:
         return draw_vector(self.paint, self.width, self.height, kind)
 
 
-def _limits(axes: Axes, intervals: Sequence[Interval]) -> None:
+def value_limits(axes: Axes, intervals: Sequence[Interval]) -> None:
     """A log axis about the values, wide enough for intervals but not for those that reach very far."""
     values = [one.value for one in intervals]
     low, high = min(values), max(values)
@@ -108,7 +108,7 @@ def _limits(axes: Axes, intervals: Sequence[Interval]) -> None:
     log_values(axes, max(min([low, *ends]), low / room), min(max([high, *ends]), high * room))
 
 
-def _bars(intervals: Sequence[Interval]) -> FloatArray:
+def error_bars(intervals: Sequence[Interval]) -> FloatArray:
     """Lengths of error bars [2, K]; 0 where nothing is known."""
     return np.array([[i.value - i.low, i.high - i.value] if i.known else [0.0, 0.0] for i in intervals]).T
 
@@ -130,7 +130,7 @@ def _distance_curve(axes: Axes, analysis: Analysis, method: str, steps: int) -> 
                 axes.plot(place, held.predicted.value, marker="x", markersize=6, color=tone, zorder=4)
             label, end = f"{label}\nα = {law.alpha.value:.2f}", float(line[-1])
     x, y = np.array([one.macs for one in points]), np.array([one.fd.value for one in points])
-    _points(axes, x, y, _bars([one.fd for one in points]), method, steps, tone)
+    _points(axes, x, y, error_bars([one.fd for one in points]), method, steps, tone)
     return EndLabel(float(x[-1]), end, label, tone)
 
 
@@ -161,7 +161,7 @@ def ratio_figure(analysis: Analysis) -> Painted:
         teacher = colour(TEACHER, methods)
         axes.axhline(1, color=teacher, linewidth=1.2)
         macs_axis(axes, {one.size: one.macs for curve in analysis.ratios for one in curve.points})
-        _limits(axes, [Interval(1, 1, 1), *(one.ratio for curve in analysis.ratios for one in curve.points)])
+        value_limits(axes, [Interval(1, 1, 1), *(one.ratio for curve in analysis.ratios for one in curve.points)])
         axes.set_ylabel("Ratio to the teacher of the same size")
         end_labels(axes, [*labels, EndLabel(axes.get_xlim()[1], 1.0, "own teacher", teacher)], LABEL_GAP)
 
@@ -171,7 +171,7 @@ def ratio_figure(analysis: Analysis) -> Painted:
 def _ratio_curve(axes: Axes, curve: RatioCurve, tone: str) -> EndLabel:
     x, y = np.array([one.macs for one in curve.points]), np.array([one.ratio.value for one in curve.points])
     axes.plot(x, y, color=tone, linewidth=1.4, linestyle=marker(curve.method, curve.steps).linestyle)
-    _points(axes, x, y, _bars([one.ratio for one in curve.points]), curve.method, curve.steps, tone)
+    _points(axes, x, y, error_bars([one.ratio for one in curve.points]), curve.method, curve.steps, tone)
     text = f"{curve_label(curve.method, curve.steps)}\nmean {curve.mean.value:.2f}"
     return EndLabel(float(x[-1]), float(y[-1]), text, tone)
 

@@ -53,7 +53,7 @@ def _curves(record: Record, analysis: Analysis) -> list[Picture]:
     name = metric_label(first.metric)
     sources = listed([HOLD[source] for source in dict.fromkeys(one.source for one in analysis.distances)])
     scores = "; ".join(f"{curve_label(one.method, one.steps)} {one.size}: {show(one.fd)}" for one in analysis.distances)
-    distance = _vector(
+    distance = vector_picture(
         "distance",
         distance_figure(analysis, name, first.n, first.floor),
         f"{name} against multiply-adds",
@@ -61,7 +61,7 @@ def _curves(record: Record, analysis: Analysis) -> list[Picture]:
         f"Lower is better. Bars: 95 % intervals, which hold {sources}. Lines and bands: power laws, FD falling as MACs "
         "to the power −α. Crosses: the largest size, predicted from the others.",
     )
-    sampling = _vector(
+    sampling = vector_picture(
         "sampling",
         sampling_figure(analysis, name, first.n),
         f"{name} against the compute of sampling",
@@ -71,7 +71,7 @@ def _curves(record: Record, analysis: Analysis) -> list[Picture]:
     if not analysis.ratios:
         return [distance, sampling]
     points = [(curve, point) for curve in analysis.ratios for point in curve.points]
-    ratio = _vector(
+    ratio = vector_picture(
         "ratio",
         ratio_figure(analysis),
         "Ratio to the own teacher against multiply-adds",
@@ -82,7 +82,7 @@ def _curves(record: Record, analysis: Analysis) -> list[Picture]:
     return [distance, ratio, sampling]
 
 
-def _vector(name: str, painted: Painted, title: str, alt: str, caption: str) -> Picture:
+def vector_picture(name: str, painted: Painted, title: str, alt: str, caption: str) -> Picture:
     """A figure with its SVG and PDF beside the PNG."""
     others = {f"{name}.{kind}": painted.vector(kind) for kind in ("svg", "pdf")}
     return Picture(f"{name}.png", painted.png(), title, alt, caption, others)

@@ -58,5 +58,5 @@ def test_the_cap_the_budget_and_existing_runs_are_minded() -> None:
     assert design.hours <= 100
     there = Problem(found.candidates, ((1.0, 1.0),) * 50, 16.0, found.laws, found.center, found.scatter)
     assert choose(there, 100, cap=1.0).runs[0] == 0  # the small end is known already
-    with pytest.raises(ValueError, match="the cheapest run takes 1 device-hours, more than the budget of 0.5"):
+    with pytest.raises(ValueError, match=r"the cheapest run takes 1 device-hours, more than the budget of 0\.5"):
         choose(found, 0.5)
