@@ -1,4 +1,4 @@
-"""Which package may import which, and what little must be installed: torch for networks, five packages more for a run.
+"""Which package may import which, and what little must be installed: torch for networks, six packages more for a run.
 
 In each subprocess only what is on its list can be found, as on a machine where nothing else is installed.
 """
@@ -42,7 +42,7 @@ ROOMS = (
 BESIDE = ("errors", "tables")  # these import no room
 # What may be imported, with what it imports itself. jinja2 comes with torch, but it is the report that uses it.
 TORCH = ("torch", "torchgen", "functorch", "triton", "sympy", "mpmath", "typing_extensions")
-RUN = (*TORCH, "numpy", "safetensors", "yaml", "webdataset", "braceexpand")
+RUN = (*TORCH, "numpy", "safetensors", "yaml", "webdataset", "braceexpand", "xxhash")
 RUN += ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
 
 HOOK = """
@@ -172,7 +172,7 @@ def prepare_homes(folder: Path) -> list[Path]:
     study.folder.mkdir(parents=True)
     prepared = prepare(study.config.data, folder / "runs")
     runs = expand(study.config, study.family, prepared.data)
-    write_homes(study, runs, prepared, write_reference(prepared, 100, StudyFolder(study.folder)))
+    write_homes(study, runs, prepared, write_reference(prepared, study.config.evaluation, StudyFolder(study.folder)))
     return [study.folder / run.name for run in runs]
 
 

@@ -183,9 +183,7 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {shown(override)}: the value is not valid YAML: {_cut(str(error))}") from error
     *parents, last = key.split(".")
     if len(parents) >= MAX_DEPTH:
-        raise ConfigError(
-            f"override {shown(override)}: sections lie more than {MAX_DEPTH} deep: take dots out of the key"
-        )
+        raise ConfigError(f"override {shown(override)}: more than {MAX_DEPTH} sections deep: take dots out of it")
     for part in parents:
         inner = content.get(part, {})
         if not isinstance(inner, dict):

@@ -65,7 +65,7 @@ class Real:
         except (DataError, ValueError, TypeError) as error:
             raise DataError(
                 f"{path}: is not a whole file of real statistics ({error}): name the reference-*.npz of a study; "
-                "where that is damaged, launch the study again"
+                "a damaged one is made again where it is deleted and the study launched"
             ) from error
         return cls(reference, float(floor), int(samples))
 

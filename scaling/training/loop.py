@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.reader import LatentReader
-from scaling.config.sections import Launch
+from scaling.config.sections import Launch, Loading
 from scaling.errors import Interrupted
 from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
+from scaling.training.batches import PLAIN
 from scaling.training.checkpoints.checkpoint import Checkpointer, newest
 from scaling.training.checkpoints.files import settle
 from scaling.training.observe.grids import Grids
@@ -33,11 +34,14 @@ def train(
     launch: Launch,
     world: World,
     should_stop: Callable[[], bool],
+    loading: Loading = PLAIN,
+    vae: Path | None = None,
 ) -> None:
     """Train a run to its last step, continuing from its newest checkpoint, and leave the checkpoint of the last step.
 
     Every rank of the run calls it. A run of no steps is what it starts from, saved at step 0. Raises Interrupted on
-    all ranks, with the state saved, once `should_stop` says so on one; TrainingError after too many bad steps.
+    all ranks, with the state saved, once `should_stop` says so on one; TrainingError after too many bad steps. vae: the
+    folder of the VAE that makes the pictures of grids.
     """
     steps, folder = spec.recipe.steps, RunHome(home).checkpoints
     found = newest(folder, spec.identity(), world)
@@ -45,11 +49,11 @@ def train(
         settle(found.path)
     if found is not None and found.step >= steps:
         return
-    trainer = Trainer(spec, reader, origin, launch, world)
+    trainer = Trainer(spec, reader, origin, launch, world, loading)
     if found is not None:
         trainer.restore(found)
         log.info("continuing after step %d of %d", found.step, steps)
-    with Session(spec, home, launch, trainer) as session:
+    with Session(spec, home, launch, trainer, vae) as session:
         if not steps:
             session.save()
         while trainer.step < steps:
@@ -74,9 +78,9 @@ class Session:
     is what a restart continues from.
     """
 
-    def __init__(self, spec: RunSpec, home: Path, launch: Launch, trainer: Trainer) -> None:
+    def __init__(self, spec: RunSpec, home: Path, launch: Launch, trainer: Trainer, vae: Path | None = None) -> None:
         self.launch, self.trainer, world = launch, trainer, trainer.world
-        self.grids = Grids(spec, launch, home, world)
+        self.grids = Grids(spec, launch, home, world, vae)
         self.profile = ProfileWindow(launch, home, world.device, world.rank)
         trackers = open_trackers(launch, home, spec, trainer.step) if world.leads else []
         self.metrics = MetricsLog(home, trainer.step, spec.recipe.batch, trackers) if world.leads else None
@@ -94,13 +98,15 @@ class Session:
             self.checkpoints.close()
             self.snapshots.close()
             self.profile.close()
+        self.trainer.batches.close()
         if self.metrics is not None:
             self.metrics.close()
 
     def log(self, report: Report) -> None:
         """Append the step's line to the metrics."""
         if self.metrics is not None:
-            self.metrics.write(self.trainer.step, {**report.entry, "skipped": self.trainer.skipped})
+            counted = {"skipped": self.trainer.skipped, **self.trainer.set_aside()}
+            self.metrics.write(self.trainer.step, {**report.entry, **counted})
 
     def save_is_due(self) -> bool:
         """Whether it is time for a checkpoint, by the clock of rank 0."""

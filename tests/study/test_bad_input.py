@@ -97,6 +97,8 @@ MISTAKES = {
     "family": (["family=nanoo"], ["family: unknown family 'nanoo'", "did you mean 'nano'?"]),
     "family file": (["family=none.yaml"], ["none.yaml: no such file"]),
     "encoder": (["data.encoder=fashion-s2d"], ["data.encoder", "'fashion-s2d'", "did you mean 'fashion-s2d-v1'?"]),
+    "VAE of a formula": (["data.vae=folder"], ["data.vae: folder, but encoder 'fashion-s2d-v1' is no VAE: remove"]),
+    "encoder file": (["data.encoder=mine.yaml"], ["mine.yaml: no such file"]),
     "no teacher": (["methods=[scd, sct]"], ["methods: add teacher"]),
     "method": (["methods=[teacher, scdd]"], ["methods.1: ", "'teacher', 'scd', 'sct' or 'vsd' (value 'scdd')"]),
     "no section": (["scd=null"], ["scd: methods names it but the file has no section scd: add one"]),
@@ -193,17 +195,13 @@ def test_guidance_without_classes(tmp_path: Path, write_study: Fixture, cli: Fix
 
 
 # What can be planned but not run: the overrides, and the lines that the keys get in the refusal.
-ENCODER = "data.encoder: its VAE cannot make images to judge"
+ENCODER = "data.vae: encoder sd-vae-ft-mse-v1 is a VAE that decodes samples: name its folder (value None)"
 NOT_YET = {
     "methods": (
         ["vsd={steps: 3, lr: 0.1, teacher_ema: 0.1}", "methods=[teacher, scd, vsd]"],
         ["methods: vsd cannot be"],
     ),
     "encoder": (["data.encoder=sd-vae-ft-mse-v1"], [ENCODER]),
-    "grids": (
-        ["data.encoder=sd-vae-ft-mse-v1", "launch.grid_steps=5"],
-        [ENCODER, "launch.grid_steps: nor can it make images to look at: set 0 (value 5)"],
-    ),
     "metric": (["evaluation.metric=fid"], ["evaluation.metric: FID cannot be measured: set fd-fashion"]),
     "repeats": (["evaluation.repeats=3"], ["evaluation.repeats: one set of samples is judged: set 1 (value 3)"]),
 }
