@@ -391,6 +391,8 @@ def test_a_config_edited_by_hand(tmp_path: Path, homes: Fixture, write_study: Fi
     path.write_text(original)
     edit(path, lambda content: content["spec"]["recipe"].update(lrr=0.5))
     assert_refused(cli("study", "status", study), f"{path}:", "lrr: unknown key (value 0.5); did you mean 'lr'?")
+    path.write_text(original[: len(original) // 2])
+    assert_refused(cli("study", "status", study), f"{path}:", "`trigscale study run` writes it anew")
 
 
 @pytest.mark.parametrize(
