@@ -172,7 +172,7 @@ def prepare_homes(folder: Path) -> list[Path]:
     study.folder.mkdir(parents=True)
     prepared = prepare(study.config.data, folder / "runs")
     runs = expand(study.config, study.family, prepared.data)
-    write_homes(study, runs, prepared, write_reference(prepared, 100, StudyFolder(study.folder)))
+    write_homes(study, runs, prepared, write_reference(prepared, study.config.evaluation, StudyFolder(study.folder)))
     return [study.folder / run.name for run in runs]
 
 

@@ -12,8 +12,9 @@ import typer
 
 from data_pipeline.errors import UserError
 from scaling.cli.data import data_app
+from scaling.cli.fit import fit
 from scaling.cli.model import model_app
-from scaling.cli.single import doctor, evaluate, fit, sample
+from scaling.cli.single import doctor, evaluate, sample
 from scaling.cli.study import study_app
 
 EXIT_FAILED, EXIT_USAGE = 1, 2

@@ -147,7 +147,13 @@ class Data(Loading):
     held_out: str | None = Field(
         default=None, description="folder of held-out shards; not for the embedded set, which has its own"
     )
-    encoder: str = Field(default="fashion-s2d-v1", description="name of the encoder between images and latents")
+    encoder: str = Field(
+        default="fashion-s2d-v1",
+        description="encoder between images and latents: a name, or a file made by `trigscale data info --fit-encoder`",
+    )
+    vae: Path | None = Field(
+        default=None, description="folder of the encoder's VAE, as diffusers saves it; null: the encoder is no VAE"
+    )
     window_blocks: int = Field(
         default=0, ge=0, description="runs of samples that are mixed at a time; 0: all samples are, a full shuffle"
     )
@@ -222,8 +228,8 @@ class Sampling(Section):
 class Evaluation(Section):
     """How samples are judged."""
 
-    metric: Literal["fd-fashion", "fid"] = Field(
-        default="fd-fashion", description="the distance between generated and real images"
+    metric: Literal["fd-fashion", "fid", "none"] = Field(
+        default="fd-fashion", description="the distance between generated and real images; none: samples are not judged"
     )
     samples: int = Field(default=5000, ge=100, le=50000, description="generated images a score, N")
     repeats: Positive = Field(default=1, description="sets of samples that are judged, of which the least counts")
@@ -235,7 +241,9 @@ class Launch(Section):
 
     folder: Path = Field(default=Path("runs"), description="folder that holds the studies")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
-    threads: Positive = Field(default=1, description="CPU threads a run")
+    threads: Positive = Field(
+        default=1, description="CPU threads a run; another number may round otherwise, as another processor may"
+    )
     workers: int = Field(
         default=0, ge=0, description="runs at once; 0: CPU cores / (threads x devices), or one on GPUs"
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,11 +24,13 @@ from data_pipeline.opening import require_room
 from data_pipeline.remote import Remote, address_of, is_remote, mirror
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
-from models.encoders import Encoder, get_encoder
+from models.encoders import Encoder, EncoderError, get_encoder
+from models.vae import VaeFolder, find_vae, require_encoders
+from scaling.config.encoders import known_encoder
 from scaling.config.sections import Data, Loading
 from scaling.run.home import read_model, sound, write_model
 from scaling.run.locks import locked
-from scaling.run.spec import RunData, Window
+from scaling.run.spec import RunData, Window, run_data
 
 BATCH = 1000
 PACKING_SECONDS = 600.0  # how long another study is waited for that packs the embedded images
@@ -51,6 +53,7 @@ class Prepared:
     held_out: Path
     data: RunData
     loading: Loading
+    vae: Path | None = None  # the folder of the VAE that decodes, where one does
 
 
 def prepare(data: Data, folder: Path) -> Prepared:
@@ -63,18 +66,32 @@ def prepare(data: Data, folder: Path) -> Prepared:
 def locate(data: Data, folder: Path) -> Prepared:
     """The shards of a study's data, not verified: the embedded set is packed on first use, other folders are taken.
 
-    Of remote folders a mirror without the shards is made. Raises DataError where they are none, or of another encoder.
+    Of remote folders a mirror without the shards is made. Raises DataError where they are none, or of another encoder
+    or VAE; EncoderError for the folder of a VAE.
     """
-    loading = data.within(folder)
+    encoder, vae, loading = known_encoder(data.encoder, "data.encoder"), _find_vae(data), data.within(folder)
     if data.source == "fashion":
-        shards, held_out = (pack_fashion(split, data.encoder, folder / "data") for split in ("train", "test"))
+        shards, held_out = (pack_fashion(split, encoder.name, folder / "data") for split in ("train", "test"))
     else:
         assert data.held_out is not None, "checked on reading"
         shards, held_out = (_brought(source, loading) for source in (data.source, data.held_out))
-    first, second = (of_encoder(path, data.encoder) for path in (shards, held_out))
-    identity = RunData(content_sha256=first.content_sha256, held_out_sha256=second.content_sha256, encoder=data.encoder)
+    first, second = (of_encoder(path, encoder, vae) for path in (shards, held_out))
+    identity = run_data(data, first.content_sha256, second.content_sha256, vae.sha256 if vae else None)
     require_room(shards, data.window_blocks, data.window_block, loading.cache_bytes)
-    return Prepared(shards, held_out, identity.model_copy(update={"window": window_of(data, first)}), loading)
+    identity = identity.model_copy(update={"window": window_of(data, first)})
+    return Prepared(shards, held_out, identity, loading, vae.path if vae else None)
+
+
+def _find_vae(data: Data) -> VaeFolder | None:
+    """The VAE that a study names; None where its encoder is a formula. EncoderError where it is another's."""
+    encoder = known_encoder(data.encoder, "data.encoder")
+    if data.vae is None:
+        if encoder.vae is not None:
+            raise EncoderError(f"data.vae: encoder {encoder.name!r} is a VAE: set data.vae to its folder")
+        return None
+    found = find_vae(data.vae)
+    require_encoders(found, encoder)
+    return found
 
 
 def window_of(data: Data, manifest: Manifest) -> Window | None:
@@ -108,8 +125,15 @@ def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) ->
     return shards
 
 
+class Images(Protocol):
+    """Images uint8 [N, H, W, C], of which a part is an array: an array itself, or files that are read when needed."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
 def pack_images(
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     encoder: Encoder,
     folder: Path,
@@ -117,7 +141,7 @@ def pack_images(
     num_classes: int,
     class_names: Sequence[str] | None = None,
 ) -> Manifest:
-    """Encode images uint8 [N, H, W, C] and write them as shards, unnormalised float16. Raises EncoderError."""
+    """Encode images uint8 [N, H, W, C] and write them as shards, unnormalised float16. EncoderError, DataError."""
 
     def samples() -> Iterator[tuple[np.ndarray, int]]:
         for start in range(0, len(images), BATCH):
@@ -129,19 +153,25 @@ def pack_images(
         samples(),
         folder,
         dataset=dataset,
-        encoder=encoder.name,
+        encoder=encoder.shards or encoder.name,
         num_classes=num_classes,
         class_names=class_names,
     )
 
 
-def of_encoder(shards: Path, encoder: str) -> Manifest:
-    """The manifest of a folder of shards; DataError unless they hold latents of that encoder."""
+def of_encoder(shards: Path, encoder: Encoder, vae: VaeFolder | None = None) -> Manifest:
+    """The manifest of a folder of shards; DataError unless they hold latents of that encoder, made by that VAE."""
     manifest = Manifest.load(shards)
-    if manifest.encoder != encoder:
+    if manifest.encoder != (encoder.shards or encoder.name):
         raise DataError(
-            f"{shards}: holds latents of encoder {manifest.encoder!r}, but data.encoder is {encoder!r}: "
+            f"{shards}: holds latents of encoder {manifest.encoder!r}, but data.encoder is {encoder.name!r}: "
             "set data.encoder to the shards' own, or pack the images with the other"
+        )
+    made_by = (manifest.made or {}).get("vae_sha256")
+    if vae is not None and made_by not in (None, vae.sha256):
+        raise DataError(
+            f"{shards}: a VAE with weights {made_by} made these latents, but data.vae {vae.path} has {vae.sha256}: "
+            "name the folder of the VAE that made them"
         )
     return manifest
 

@@ -63,8 +63,8 @@ class Record:
 
     @property
     def scores(self) -> list[RunScores]:
-        """The scores of the runs that have them."""
-        return [run.scores for run in self.runs if run.scores is not None]
+        """The scores of the runs that were judged."""
+        return [run.scores for run in self.runs if run.scores is not None and run.scores.scores]
 
 
 def read_study(folder: Path) -> Record:

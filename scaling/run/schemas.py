@@ -32,9 +32,9 @@ class RunScores(Schema):
     macs: int = Field(gt=0)
     metric: str
     n: int = Field(gt=0)
-    floor: float = Field(gt=0)
+    floor: float = Field(ge=0)
     untrained: float | None = None
-    scores: tuple[StepScore, ...] = Field(min_length=1)
+    scores: tuple[StepScore, ...] = Field(description="none where samples are not judged")
 
 
 class Timings(Schema):

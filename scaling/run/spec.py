@@ -11,10 +11,13 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from models.encoders import Encoder, get_encoder
 from models.family import network_config
 from models.network import NetworkConfig
+from scaling.config.encoders import EncoderFile, is_file, read_encoder
 from scaling.config.sections import (
     ConsistencyRecipe,
+    Data,
     Ema,
     Evaluation,
     Launch,
@@ -43,8 +46,30 @@ class RunData(Section):
     content_sha256: str = Field(description="hash of the training samples and labels in order")
     held_out_sha256: str = Field(description="hash of the held-out samples and labels in order")
     encoder: str = Field(description="name of the encoder")
+    definition: EncoderFile | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="a user's encoder; null: one of ours"
+    )
+    vae_sha256: str | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="of the weights that decode; null: no VAE"
+    )
     window: Window | None = Field(
         default=None, exclude_if=lambda value: value is None, description="how samples are mixed; null: a full shuffle"
+    )
+
+    def latent_encoder(self) -> Encoder:
+        """The encoder of the latents, with its constants."""
+        return self.definition.build() if self.definition else get_encoder(self.encoder)
+
+
+def run_data(data: Data, content_sha256: str, held_out_sha256: str, vae_sha256: str | None = None) -> RunData:
+    """What a run knows of a study's data: their content and their encoder, wherever they lie."""
+    encoder = read_encoder(Path(data.encoder)) if is_file(data.encoder) else None
+    return RunData(
+        content_sha256=content_sha256,
+        held_out_sha256=held_out_sha256,
+        encoder=encoder.name if encoder else data.encoder,
+        definition=encoder,
+        vae_sha256=vae_sha256,
     )
 
 
@@ -91,6 +116,7 @@ class RunFile(Section):
     reference: Path = Field(description="statistics of the real images that samples are judged by")
     teacher_home: Path | None = Field(description="home of the teacher's run")
     weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
+    vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")
     loading: Loading = Loading()
     launch: Launch
 
@@ -117,7 +143,10 @@ def dump_run(run: RunFile) -> str:
 def load_run(home: Path) -> RunFile:
     """Read a run's config.yaml. ConfigError names the file, and says so if it was edited after the run was planned."""
     path = RunHome(home).config
-    run = validate(RunFile, read_yaml(path), str(path))
+    try:
+        run = validate(RunFile, read_yaml(path), str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}\n`trigscale study run` writes it anew" if path.exists() else str(error)) from None
     if run.spec.identity() != run.identity:
         raise ConfigError(
             f"{path}: identity is {run.identity} but its spec hashes to {run.spec.identity()}: the file was edited; "

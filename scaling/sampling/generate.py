@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.encoders import get_encoder
 from models.trigflow import SIGMA_DATA
 from scaling.config.sections import StudentRecipe
 from scaling.errors import Interrupted
 from scaling.methods.guidance import Network, guided
 from scaling.run.randomness import derive_seed, normals
 from scaling.run.spec import RunSpec
+from scaling.sampling.decode import run_decoder
 from scaling.sampling.samplers import Velocity, sample_student, sample_teacher
 
 
@@ -32,15 +33,16 @@ def generate(
     count: int,
     device: torch.device,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    vae: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [count, H, W, C] and labels int64 [count] by `network`, guided as the run's sampling says.
 
-    Sample number i starts from the same noise and label in every run with one sampling seed. Raises Interrupted, and
-    EncoderError at once where the run's encoder cannot make images.
+    Sample number i starts from the same noise and label in every run with one sampling seed. vae: the folder of the VAE
+    that decodes, where the run's encoder is one. Raises Interrupted, and EncoderError at once where it is another's.
     """
     config, sampling = spec.network_config(), spec.sampling
-    encoder = get_encoder(spec.data.encoder)
-    encoder.require_codec()
+    decoder = run_decoder(spec.data, vae, device)
     shape = (config.latent_channels, config.resolution, config.resolution)
     images: list[np.ndarray] = []
     for first in range(0, count, sampling.batch):
@@ -49,7 +51,7 @@ def generate(
         size = min(sampling.batch, count - first)
         labels = sample_labels(first, size, config.num_classes).to(device)
         x = _sample(spec, _velocity(spec, network, labels, steps), steps, (first, size, shape), device)
-        images.append(encoder.to_images(x).cpu().numpy())
+        images.append(decoder.samples(x).numpy())
     return np.concatenate(images), sample_labels(0, count, config.num_classes).numpy()
 
 
@@ -84,10 +86,10 @@ def _sample(
     return sample_student(f, noise("sample"), noise("renoise"), steps, sampling.intermediate_t)
 
 
-def untrained(spec: RunSpec, steps: int, count: int, device: torch.device) -> np.ndarray:
+def untrained(spec: RunSpec, steps: int, count: int, device: torch.device, *, vae: Path | None = None) -> np.ndarray:
     """Images of the network before training: its output gain starts at zero, so F is exactly zero."""
 
     def zero(x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None) -> Tensor:
         return torch.zeros_like(x)
 
-    return generate(spec, zero, steps, count, device)[0]
+    return generate(spec, zero, steps, count, device, vae=vae)[0]

@@ -63,6 +63,7 @@ def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, re
             reference=reference.resolve(),
             teacher_home=(study.folder / run.parent.name()).resolve() if run.parent else None,
             weights=run.weights.resolve() if run.weights else None,
+            vae=prepared.vae.resolve() if prepared.vae else None,
             loading=study.config.data.within(study.config.launch.folder),
             launch=launch_of(study.config, study.family, run.spec.size),
         )

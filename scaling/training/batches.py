@@ -10,7 +10,6 @@ from data_pipeline.opening import order_of
 from data_pipeline.reader import LatentReader
 from data_pipeline.stream import SampleStream
 from models.dropout import Dropout
-from models.encoders import get_encoder
 from scaling.config.sections import Loading, StudentRecipe, TeacherRecipe
 from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.guidance import NO_LABEL
@@ -39,14 +38,12 @@ class Batches:
         """microbatch: images of a pass; 0: the rank's whole share. ConfigError where shares would be unequal."""
         check_devices(f"{spec.method}-{spec.size}", spec.recipe.batch, world.size, microbatch)
         self.spec, self.reader, self.world = spec, reader, world
-        self.encoder = get_encoder(spec.data.encoder)
+        self.encoder = spec.data.latent_encoder()
         window = spec.data.window
         blocks, block = (window.blocks, window.block) if window else (0, 0)
         order = order_of(reader.manifest, blocks, block, derive_seed(spec.seed, "order"))
         bad_share = loading.bad_share if loading.on_bad_shard == "skip" else None
         self.stream = SampleStream(reader, order, bad_share)
-        # Shards may hold the mean and the standard deviation of each latent instead of a latent.
-        self.moments = reader.manifest.shape[0] == 2 * len(self.encoder.mean)
         self.share = spec.recipe.batch // world.size
         self.size = microbatch or self.share
         self.passes = self.share // self.size
@@ -97,7 +94,7 @@ class Batches:
 
     def _drawn(self, latents: Tensor, first: int) -> Tensor:
         """The latents themselves, or of their moments mean + std eps, another eps each time that a sample is seen."""
-        if not self.moments:
+        if not self.reader.manifest.moments:
             return latents
         mean, std = latents.chunk(2, dim=1)
         eps = device_normals(self.spec.seed, "latent", first, len(mean), mean[0].numel(), latents.device)

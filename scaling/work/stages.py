@@ -24,7 +24,7 @@ from scaling.run.home import RunHome, sound, write_model
 from scaling.run.randomness import derive_seed
 from scaling.run.samples import Samples, maker, read_samples
 from scaling.run.schemas import RunScores, StepScore, Timings
-from scaling.run.spec import RunFile, load_run
+from scaling.run.spec import RunFile, RunSpec, load_run
 from scaling.sampling.evaluations import sampler_steps
 from scaling.sampling.generate import generate, untrained
 from scaling.training.checkpoints import checkpoint
@@ -35,6 +35,7 @@ from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, averaged_weights
 from scaling.weights.teacher import planned_weights
 from scaling.weights.trained import load_network
+from scaling.work.local_copy import nearest_shards
 from scaling.work.stopping import StopRequest
 
 
@@ -80,10 +81,10 @@ def _timed(clock: Clock[Timings], stage: str) -> Iterator[None]:
 
 def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None:
     loading = config.loading
-    reader = open_loading(config.shards, loading, lenient=loading.on_bad_shard == "skip")
+    reader = open_loading(nearest_shards(config.shards), loading, lenient=loading.on_bad_shard == "skip")
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    train(config.spec, home, reader, _origin(config), config.launch, world, stop, loading)
+    train(config.spec, home, reader, _origin(config), config.launch, world, stop, loading, config.vae)
 
 
 def _origin(config: RunFile) -> Origin | None:
@@ -122,22 +123,20 @@ def _sample(
         path, made_by = home.sample(steps), maker(home.name, steps)
         there = sound(path, partial(read_samples, path, made_by)) if path.exists() else None
         if there is None:
-            there = Samples(*generate(config.spec, network, steps, count, device, stop), made_by)
+            made = generate(config.spec, network, steps, count, device, stop, vae=config.vae)
+            there = Samples(*made, made_by)
             write_bytes_atomic(path, there.to_npz())
         found[steps] = there
     return found
 
 
 def _evaluate(config: RunFile, home: RunHome, samples: Mapping[int, Samples], device: torch.device) -> None:
-    spec, real = config.spec, Real.load(config.reference, config.reference.stem)
-    scores = []
-    for steps, nfe in sampler_steps(spec).items():
-        seed = derive_seed(spec.identity(), "resample", steps)
-        judged = score(samples[steps].images, real, spec.evaluation.resamples, seed)
-        scores.append(StepScore(steps=steps, nfe=nfe, **judged))
+    spec = config.spec
+    real = None if spec.evaluation.metric == "none" else Real.load(config.reference, config.reference.stem)
+    scores = tuple(_scores(config.spec, samples, real)) if real else ()
     blank = None
-    if spec.method == "teacher":
-        images = untrained(spec, spec.sampling.teacher_steps, real.samples, device)
+    if spec.method == "teacher" and real:
+        images = untrained(spec, spec.sampling.teacher_steps, real.samples, device, vae=config.vae)
         blank = score(images, real, 0, 0)["fd"]
     network = spec.network_config()
     result = RunScores(
@@ -148,10 +147,17 @@ def _evaluate(config: RunFile, home: RunHome, samples: Mapping[int, Samples], de
         seed=spec.seed,
         parameters=count_parameters(network),
         macs=count_macs(network),
-        metric=METRIC,
-        n=real.samples,
-        floor=real.floor,
+        metric=METRIC if real else "none",
+        n=spec.evaluation.samples,
+        floor=real.floor if real else 0.0,
         untrained=blank,
-        scores=tuple(scores),
+        scores=scores,
     )
     write_model(home.scores, result)
+
+
+def _scores(spec: RunSpec, samples: Mapping[int, Samples], real: Real) -> Iterator[StepScore]:
+    for steps, nfe in sampler_steps(spec).items():
+        seed = derive_seed(spec.identity(), "resample", steps)
+        judged = score(samples[steps].images, real, spec.evaluation.resamples, seed)
+        yield StepScore(steps=steps, nfe=nfe, **judged)

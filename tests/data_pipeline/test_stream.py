@@ -16,7 +16,6 @@ from data_pipeline.manifest import DataError
 from data_pipeline.order import SampleOrder
 from data_pipeline.reader import LatentReader
 from data_pipeline.stream import SampleStream
-from data_pipeline.survey import survey
 
 Samples = list[tuple[np.ndarray, int]]
 COUNT, TAR = 23, "shard-000001.tar"
@@ -132,17 +131,3 @@ def test_errors_come_to_whoever_asks_for_the_batch() -> None:
         loader.get(2)
     assert loader.get(3) == 3
     loader.close()
-
-
-def test_survey_tells_balance_and_duplicates(samples: Samples, tmp_path: Path, pack: Callable[..., Any]) -> None:
-    first, second, third = samples[0], (samples[0][0], 5), samples[1]
-    pack([*samples, first, second, third], tmp_path / "twice")
-    found = survey(tmp_path / "twice")
-    assert found.duplicates == 3
-    assert found.conflicting == 1  # the same latent under two labels
-    assert found.groups == ((0, 23, 24), (1, 25))
-    counts = np.bincount([label for _, label in [*samples, first, second, third]], minlength=7)
-    assert (found.smallest, found.largest) == (counts.min(), counts.max())
-    assert "3 samples repeat others" in "\n".join(found.lines())
-    pack(samples, tmp_path / "once")
-    assert survey(tmp_path / "once").duplicates == 0

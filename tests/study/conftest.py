@@ -281,7 +281,7 @@ def prepare_homes(path: Path) -> Homes:
     study = open_study(path)
     study.folder.mkdir(parents=True)
     prepared = prepare(study.config.data, study.config.launch.folder)
-    reference = write_reference(prepared, study.config.evaluation.samples, StudyFolder(study.folder))
+    reference = write_reference(prepared, study.config.evaluation, StudyFolder(study.folder))
     runs = expand(study.config, study.family, prepared.data)
     write_homes(study, runs, prepared, reference)
     (study.folder / "study.json").write_text(json.dumps({"runs": [run.name for run in runs]}))

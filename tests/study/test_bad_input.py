@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +63,16 @@ MISTAKES = {
         ["by_size.mm.scd.steps=3"],
         ["by_size.mm: family 'nano' has no such size", "did you mean 'm'?", "by_size={}"],
     ),
-    "type": (["teacher.steps=many"], ["teacher.steps: ", "valid integer", "(value 'many')"]),
+    "type": (["teacher.steps=many"], ["teacher.steps: a whole number belongs here, in digits alone", "(value 'many')"]),
+    "number": (["teacher.lr=1,5"], ["teacher.lr: a number belongs here, with a point", "(value '1,5')"]),
+    "text": (
+        ["name=12"],
+        ["name: a text belongs here; a number is one in quotes of its own, such as", "(value 12)"],
+    ),
+    "yes or no": (["launch.tensorboard=maybe"], ["launch.tensorboard: true or false belongs here (value 'maybe')"]),
+    "mapping": (["by_size=3"], ["by_size: keys and values belong here, in braces", "or by_size={} for none (value 3)"]),
+    "empty list": (["seeds=[]"], ["seeds: holds too few entries: there must be 1 at least (value [])"]),
+    "long list": (["launch.profile=[1, 2, 3]"], ["launch.profile: holds too many entries: there may be 2 at most"]),
     "type of a list": (["seeds=one"], ["seeds: a list belongs here, in brackets: write seeds=[one] (value 'one')"]),
     "section": (["sampling=7"], ["sampling: a section of keys belongs here: write sampling.KEY=VALUE (value 7)"]),
     "range": (["evaluation.samples=20"], ["evaluation.samples: ", "greater than or equal to 100 (value 20)"]),
@@ -75,6 +86,7 @@ MISTAKES = {
     ),
     "no equals sign": (["teacher.steps"], ["override 'teacher.steps'", "write it as key=value"]),
     "no key": (["=3"], ["override '=3'", "write it as key=value"]),
+    "deep": ([f"{'a.' * 2000}b=1"], ["override 'a.a.a.", "sections lie more than 20 deep: take out dots"]),
     "into a value": (["name.first=x"], ["override 'name.first=x'", "name holds 'tiny', not a section"]),
     "value": (
         ["sizes=[xs"],
@@ -85,6 +97,8 @@ MISTAKES = {
     "family": (["family=nanoo"], ["family: unknown family 'nanoo'", "did you mean 'nano'?"]),
     "family file": (["family=none.yaml"], ["none.yaml: no such file"]),
     "encoder": (["data.encoder=fashion-s2d"], ["data.encoder", "'fashion-s2d'", "did you mean 'fashion-s2d-v1'?"]),
+    "VAE of a formula": (["data.vae=folder"], ["data.vae: folder, but encoder 'fashion-s2d-v1' is no VAE: remove"]),
+    "encoder file": (["data.encoder=mine.yaml"], ["mine.yaml: no such file"]),
     "no teacher": (["methods=[scd, sct]"], ["methods: add teacher"]),
     "method": (["methods=[teacher, scdd]"], ["methods.1: ", "'teacher', 'scd', 'sct' or 'vsd' (value 'scdd')"]),
     "no section": (["scd=null"], ["scd: methods names it but the file has no section scd: add one"]),
@@ -134,6 +148,14 @@ def test_mistakes_in_a_study(tmp_path: Path, write_study: Fixture, cli: Fixture,
     assert files(tmp_path) == ["study.yaml"]
 
 
+def test_one_mistake_is_told_once_in_plain_words(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    result = cli("study", "plan", write_study(tmp_path), "seeds=[1.5]")
+    assert_refused(result, "seeds.0: a whole number belongs here (value 1.5)")
+    assert len(result.err.splitlines()) == 2
+    told = [cli("study", "plan", tmp_path / "study.yaml", *overrides).err for overrides, _ in MISTAKES.values()]
+    assert [err for err in told if "Input" in err or "Tuple" in err or "[key]" in err] == []
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -173,17 +195,13 @@ def test_guidance_without_classes(tmp_path: Path, write_study: Fixture, cli: Fix
 
 
 # What can be planned but not run: the overrides, and the lines that the keys get in the refusal.
-ENCODER = "data.encoder: its VAE cannot make images to judge"
+ENCODER = "data.vae: encoder sd-vae-ft-mse-v1 is a VAE that decodes samples: name its folder (value None)"
 NOT_YET = {
     "methods": (
         ["vsd={steps: 3, lr: 0.1, teacher_ema: 0.1}", "methods=[teacher, scd, vsd]"],
         ["methods: vsd cannot be"],
     ),
     "encoder": (["data.encoder=sd-vae-ft-mse-v1"], [ENCODER]),
-    "grids": (
-        ["data.encoder=sd-vae-ft-mse-v1", "launch.grid_steps=5"],
-        [ENCODER, "launch.grid_steps: nor can it make images to look at: set 0 (value 5)"],
-    ),
     "metric": (["evaluation.metric=fid"], ["evaluation.metric: FID cannot be measured: set fd-fashion"]),
     "repeats": (["evaluation.repeats=3"], ["evaluation.repeats: one set of samples is judged: set 1 (value 3)"]),
 }
@@ -373,6 +391,8 @@ def test_a_config_edited_by_hand(tmp_path: Path, homes: Fixture, write_study: Fi
     path.write_text(original)
     edit(path, lambda content: content["spec"]["recipe"].update(lrr=0.5))
     assert_refused(cli("study", "status", study), f"{path}:", "lrr: unknown key (value 0.5); did you mean 'lr'?")
+    path.write_text(original[: len(original) // 2])
+    assert_refused(cli("study", "status", study), f"{path}:", "`trigscale study run` writes it anew")
 
 
 @pytest.mark.parametrize(
@@ -454,6 +474,55 @@ def test_files_that_are_no_checkpoints(
     assert to.exists()
 
 
+def resealed(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+    """Change the content of a checkpoint's manifest, and its hash too."""
+
+    def changing(manifest: dict[str, Any]) -> None:
+        change(manifest["content"])
+        text = json.dumps(manifest["content"], sort_keys=True)
+        manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+
+    return changing
+
+
+def claim(tensor: dict[str, Any], length: int) -> None:
+    """Say that a tensor has so many elements, all of them in its file."""
+    tensor["shape"], tensor["runs"] = [length], [[0, length, tensor["runs"][0][2]]]
+
+
+def huge(content: dict[str, Any]) -> None:
+    claim(next(iter(content["tensors"].values())), 2**50)
+
+
+def no_spec(content: dict[str, Any]) -> None:
+    del content["metadata"]["spec"]
+
+
+SEALED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "huge": (huge, r"rank-00000.safetensors: tensors of [0-9,]{20,} bytes in a file of [0-9,]+"),
+    "negative": (lambda content: claim(next(iter(content["tensors"].values())), -4), r"no tensor is 'F32' \[-4\]"),
+    "type": (lambda content: next(iter(content["tensors"].values())).update(dtype="F7"), "no tensor is 'F7'"),
+    "no spec": (no_spec, "does not say of which run it is"),
+    "spec": (lambda content: content["metadata"].update(spec=3), "spec:"),
+    "other spec": (lambda content: content["metadata"]["spec"].update(seed=5), "belongs to run .*, not to "),
+}
+
+
+@pytest.mark.parametrize("lie", SEALED)
+def test_checkpoints_whose_hash_is_right_and_whose_content_is_not(
+    tmp_path: Path, untrained: Path, cli: Fixture, lie: str
+) -> None:
+    """Sizes are compared with the file before memory is asked for."""
+    change, told = SEALED[lie]
+    path = untrained / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    resealed(change)(manifest)
+    path.write_text(json.dumps(manifest))
+    result = cli("sample", untrained, "--to", tmp_path / "grid.png")
+    assert_refused(result, str(untrained))
+    assert re.search(told, result.err)
+
+
 def test_a_place_where_no_file_can_be(tmp_path: Path, untrained: Path, cli: Fixture) -> None:
     (tmp_path / "none").touch()
     result = cli("sample", untrained, "--to", tmp_path / "none" / "grid.png", "--count", 1)
@@ -500,6 +569,8 @@ def test_samples_that_cannot_be_judged(tmp_path: Path, cli: Fixture) -> None:
         result = cli("evaluate", samples, "--reference", reference)
         assert_refused(result, *parts)
         assert str(samples) in result.err or len(images) == 30
+    result = cli("evaluate", samples, "--reference", samples)  # a user's own file is not to be deleted
+    assert_refused(result, f"{samples}: is not a whole file", "name the reference-*.npz of a study")
     reference.write_bytes(Real(Reference(np.zeros(64), np.eye(64)), np.nan, 100).to_bytes("reference"))
     np.savez(samples, images=np.zeros((100, 16, 16, 1), np.uint8))
     assert_refused(cli("evaluate", samples, "--reference", reference), f"{reference}: is not a whole", "floor is nan")
