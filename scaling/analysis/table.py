@@ -40,7 +40,7 @@ class Row:
 
 
 def rows_of(scores: RunScores) -> list[Row]:
-    """The distances of one run, one row for each number of steps."""
+    """The distances of one run by its first metric, one row for each number of steps; none of a run not judged."""
     return [
         Row(
             method=scores.method,
@@ -50,7 +50,7 @@ def rows_of(scores: RunScores) -> list[Row]:
             seed=scores.seed,
             macs=scores.macs,
             fd=score.fd,
-            replicates=np.asarray(score.replicates, dtype=np.float64) if len(score.replicates) > 1 else None,
+            replicates=np.asarray(spread, dtype=np.float64) if len(spread := score.spread()) > 1 else None,
         )
         for score in scores.scores
     ]

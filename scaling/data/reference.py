@@ -1,47 +1,63 @@
-"""The real images that samples are judged by: their statistics, the floor, and some to look at."""
+"""The real images that samples are judged by: their statistics in each space, the floors, and some to look at."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from data_pipeline.files import write_bytes_atomic
-from data_pipeline.reader import LatentReader
-from models.encoders import get_encoder
-from scaling.data.sources import BATCH, Prepared
-from scaling.evaluation.score import REAL_GRID, Real, balanced, real_statistics
+from scaling.config.metrics import SpaceName
+from scaling.config.sections import Evaluation
+from scaling.data.sources import Prepared
+from scaling.evaluation.images.shards import ShardImages
+from scaling.evaluation.judge import Settings
+from scaling.evaluation.real import REAL_GRID, Real, balanced, in_turn, real_statistics
+from scaling.evaluation.spaces.open import open_space
+from scaling.evaluation.spaces.space import Space
 from scaling.run.home import StudyFolder, sound
 from scaling.run.samples import REAL, Samples, read_samples
 
 
-def read_images(shards: Path) -> tuple[np.ndarray, np.ndarray]:
-    """All images uint8 [N, H, W, C] of a folder of shards, decoded, and their labels int64 [N]."""
-    reader = LatentReader(shards)
-    encoder = get_encoder(reader.manifest.encoder)
-    parts = []
-    for start in range(0, len(reader), BATCH):
-        latents, _ = reader.read(np.arange(start, min(start + BATCH, len(reader))))
-        parts.append(encoder.decode(torch.from_numpy(latents).float()).numpy())
-    return np.concatenate(parts), reader.labels
+def write_references(
+    prepared: Prepared, evaluation: Evaluation, folder: StudyFolder, device: torch.device
+) -> dict[SpaceName, Path]:
+    """Statistics of the real images and the floors at N in each space that the metrics ask for, and images to look at.
 
-
-def write_reference(prepared: Prepared, samples: int, folder: StudyFolder) -> Path:
-    """Statistics of the real images, the floor at N = `samples`, and images for the report.
-
-    Made where they are missing; a damaged file is set aside and made again.
+    Made where they are missing; a damaged file is set aside and made again. SpaceError where a network is not there.
     """
-    data = prepared.data
-    path = folder.path / f"reference-{data.content_sha256[:12]}-{data.held_out_sha256[:12]}-{samples}.npz"
+    _write_shown(prepared, folder)
+    return {name: _write_reference(prepared, evaluation, name, folder, device) for name in evaluation.spaces}
+
+
+def _write_reference(
+    prepared: Prepared, evaluation: Evaluation, name: SpaceName, folder: StudyFolder, device: torch.device
+) -> Path:
+    space = open_space(name, evaluation.files, evaluation.resize, device)
+    metrics = [metric for metric in evaluation.metrics if metric.space == name]
+    path = folder.path / f"{_stem(prepared, evaluation, space)}.npz"
     known = path.exists() and sound(path, lambda: Real.load(path, path.stem))
-    shown = folder.real.exists() and sound(folder.real, lambda: read_samples(folder.real, REAL))
-    if not known or not shown:
-        held_out, labels = read_images(prepared.held_out)
-        if not known:
-            train, _ = read_images(prepared.shards)
-            write_bytes_atomic(path, real_statistics(train, held_out, labels, samples).to_bytes(path.stem))
-        if not shown:
-            grid = balanced(labels, REAL_GRID)
-            write_bytes_atomic(folder.real, Samples(held_out[grid], labels[grid], REAL).to_npz())
+    if not (known and all(metric.name in known.floors for metric in metrics)):
+        held_out = ShardImages(prepared.held_out)
+        chosen = ShardImages(prepared.held_out, balanced(held_out.labels, evaluation.samples))
+        settings = Settings(k=evaluation.neighbours, device=str(device))
+        real = real_statistics(space, metrics, ShardImages(prepared.shards), chosen, settings)
+        write_bytes_atomic(path, real.to_bytes(path.stem))
     return path
+
+
+def _stem(prepared: Prepared, evaluation: Evaluation, space: Space) -> str:
+    data, about = prepared.data, space.about
+    parts = [about.space, *([about.resize] if about.resize else []), about.sha256[:8]]
+    kept = [data.content_sha256[:12], data.held_out_sha256[:12], str(evaluation.samples)]
+    return "-".join(
+        ["reference", *parts, *kept, *([f"k{evaluation.neighbours}"] if evaluation.neighbours != 3 else [])]
+    )
+
+
+def _write_shown(prepared: Prepared, folder: StudyFolder) -> None:
+    if folder.real.exists() and sound(folder.real, lambda: read_samples(folder.real, REAL)):
+        return
+    images = ShardImages(prepared.held_out)
+    shown = ShardImages(prepared.held_out, in_turn(images.labels)[:REAL_GRID])
+    write_bytes_atomic(folder.real, Samples(next(shown.batches(REAL_GRID)), shown.labels, REAL).to_npz())

@@ -15,7 +15,9 @@ from scaling.analysis.ratios import Constancy
 from scaling.analysis.summary import Analysis, analyse, show
 from scaling.analysis.table import TEACHER, TableError, curve_label, method_label, rows_of
 from scaling.analysis.uncertainty import SEEDS
-from scaling.report.findings import UNTOLD, caveats, checks, metric_label, probability, summarise
+from scaling.config.metrics import METRICS, SPACES, metric_label
+from scaling.report.findings import UNTOLD, caveats, checks, probability, summarise
+from scaling.report.metrics import metric_columns, metric_table, ratio_table
 from scaling.report.pictures import Picture, draw_pictures
 from scaling.report.record import Record, ReportError, RunRecord, read_study
 from scaling.report.style import quantity
@@ -65,7 +67,7 @@ def scores_csv(record: Record) -> str:
     writer.writeheader()
     for run in record.scores:
         teacher = teachers.get((run.size, run.seed))
-        shared = run.model_dump(include=set(CSV_COLUMNS))
+        shared = {key: getattr(run, key) for key in CSV_COLUMNS if hasattr(run, key)}
         for score in run.scores:
             ratio = score.fd / teacher if teacher else ""
             writer.writerow({**shared, "steps": score.steps, "nfe": score.nfe, "fd": score.fd, "ratio": ratio})
@@ -91,7 +93,10 @@ def render_html(record: Record, analysis: Analysis | None, pictures: dict[str, l
         table=score_table(record, analysis) if analysis else [],
         curves=[] if analysis is None else _curve_table(analysis),
         metric=metric_label(first.metric) if first else None,
-        trained_ruler=first is not None and first.metric == "fd-fashion",
+        features=None if first is None or first.metric not in METRICS else SPACES[METRICS[first.metric].space],
+        metric_columns=metric_columns(record),
+        metrics=metric_table(record),
+        ratios=ratio_table(record),
         first=first,
         ran=_what_ran(record.environment) if record.environment else [],
         runs=[_run_line(run) for run in record.runs],

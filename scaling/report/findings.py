@@ -9,11 +9,11 @@ from scaling.analysis.ratios import RatioCurve
 from scaling.analysis.summary import Analysis, Distance, show
 from scaling.analysis.table import TEACHER, curve_label, method_label
 from scaling.analysis.uncertainty import SAMPLES, SEEDS
+from scaling.config.metrics import metric_label
 from scaling.config.sections import foreign_ruler
 from scaling.report.record import Record
 from scaling.report.style import quantity
 
-METRICS = {"fd-fashion": "FD-fashion"}
 # The quality a study of this toolkit is expected to reach before its ratios mean anything.
 UNTRAINED_SHARE = 0.02
 RATIO_LIMITS = {1: 2.0, 2: 1.6}
@@ -35,14 +35,11 @@ class Check:
     verdict: str
 
 
-def metric_label(metric: str) -> str:
-    """The name of a metric in print: "fd-fashion" is FD-fashion, never FID."""
-    return METRICS.get(metric, metric)
-
-
 def summarise(record: Record, analysis: Analysis | None) -> list[str]:
     """Sentences for the head of the report, from what was done to what was found, missed expectations included."""
     done, total = len(record.scores), len(record.runs)
+    if record.done and not done:
+        return [f"{record.done} of {_count(total, 'run')} done; the study is not judged (evaluation.metric: none)."]
     if analysis is None:
         return [f"{_count(total, 'run')} started and none has scores yet: nothing can be said about quality."]
     macs = [one.macs for one in analysis.distances]

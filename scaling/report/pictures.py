@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from scaling.analysis.summary import Analysis, show
 from scaling.analysis.table import curve_label, curve_order, method_label
 from scaling.analysis.uncertainty import NOISE, SAMPLES, SEEDS
+from scaling.config.metrics import metric_label
 from scaling.report.figures import distance_figure, ratio_figure, training_figure
-from scaling.report.findings import metric_label
 from scaling.report.grids import Pixels, beside, grid_figure, matching, tile
 from scaling.report.record import Images, Record, RunRecord
 

@@ -14,7 +14,9 @@ from models.family import Family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.data.sources import Prepared
-from scaling.evaluation.score import balanced
+from scaling.evaluation.images.shards import ShardImages
+from scaling.evaluation.real import balanced
+from scaling.evaluation.spaces.open import open_space
 from scaling.study.launch import launch_of
 from scaling.study.open import Study
 from scaling.training.observe.profile import check_profile
@@ -36,13 +38,10 @@ def _obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
     if "vsd" in config.methods:
         yield "methods", list(config.methods), "vsd cannot be trained: remove it"
     if get_encoder(encoder).codec is None:
-        yield "data.encoder", encoder, "its VAE cannot make images to judge: use an encoder without a VAE"
+        if evaluation.metrics:
+            yield "data.encoder", encoder, "its VAE cannot make images to judge: set evaluation.metric to none"
         if config.launch.grid_steps:
             yield "launch.grid_steps", config.launch.grid_steps, "nor can it make images to look at: set 0"
-    if evaluation.metric == "fid":
-        yield "evaluation.metric", evaluation.metric, "FID cannot be measured: set fd-fashion, on the embedded data set"
-    if evaluation.repeats > 1:
-        yield "evaluation.repeats", evaluation.repeats, "one set of samples is judged: set 1"
 
 
 def check_fit(study: Study, prepared: Prepared) -> None:
@@ -66,8 +65,16 @@ def check_fit(study: Study, prepared: Prepared) -> None:
 
 
 def check_samples(study: Study, prepared: Prepared) -> None:
-    """DataError unless the held-out shards, found whole, hold the images of each class that samples are judged by."""
-    balanced(LatentReader(prepared.held_out).labels, study.config.evaluation.samples)
+    """DataError unless the held-out shards, found whole, hold the images of each class that samples are judged by.
+
+    SpaceError where the network of a metric is not there, or does not take these images.
+    """
+    evaluation, labels = study.config.evaluation, LatentReader(prepared.held_out).labels
+    if evaluation.metrics:
+        balanced(labels, evaluation.samples)
+    for name in evaluation.spaces:
+        space = open_space(name, evaluation.files, evaluation.resize, "cpu")
+        space.require(ShardImages(prepared.held_out).shape)
 
 
 def check_launch(config: StudyConfig, family: Family, device: torch.device) -> None:

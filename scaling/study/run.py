@@ -10,7 +10,7 @@ from typing import Any
 
 from data_pipeline.files import clear_partials
 from scaling.config.sections import foreign_ruler
-from scaling.data.reference import write_reference
+from scaling.data.reference import write_references
 from scaling.data.sources import locate, note, verify_changed
 from scaling.plan.costs import seconds_estimate
 from scaling.run.clock import Clock
@@ -50,8 +50,9 @@ def run_study(study: Study, command: str) -> int:
     verify_weights(study.config, study.family)
     device = pick_device(study.config.launch)
     check_launch(study.config, study.family, device)
-    if said := foreign_ruler(study.config.data.source, study.config.evaluation.metric):
-        log.warning("%s", said)
+    for metric in study.config.evaluation.metrics[:1]:
+        if said := foreign_ruler(study.config.data.source, metric.name):
+            log.warning("%s", said)
     start = time.monotonic()
     prepared = locate(study.config.data, study.config.launch.folder)
     check_fit(study, prepared)
@@ -67,9 +68,9 @@ def run_study(study: Study, command: str) -> int:
         clock.add("data", seconds)
         note(notes)
         with clock.stage("data"):
-            reference = write_reference(prepared, study.config.evaluation.samples, folder)
+            references = write_references(prepared, study.config.evaluation, folder, device)
         clock.start(describe_launch(clock.content, study.config, prepared, device, command))
-        write_homes(study, runs, prepared, reference)
+        write_homes(study, runs, prepared, references)
         write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))
         with clock.stage("runs"), open_display(study, runs) as display:
             results = launch(study, runs, device.type, display)

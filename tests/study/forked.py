@@ -25,7 +25,7 @@ from tests.ranks import context
 
 MARKS = "TRIGSCALE_TEST_MARKS"
 LIMIT_SECONDS = 600.0
-STAGES = {"train": "training", "_sample": "sampling", "_evaluate": "scoring"}  # of scaling.work.stages
+STAGES = {"train": "training", "draw_samples": "sampling", "evaluate": "scoring"}  # of scaling.work.stages
 
 
 def mark(word: str) -> None:
