@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from itertools import zip_longest
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from data_pipeline.manifest import DataError
 from scaling.errors import Interrupted
 from scaling.evaluation.moments import Moments, require_finite
 from scaling.evaluation.spaces.space import Images, Outputs, Space
+from scaling.training.sharding.world import World
 
 BATCH = 500  # images a pass; of large ones as many as hold as many pixels as 500 of 64 x 64
 
@@ -29,22 +31,35 @@ def batch_of(shape: tuple[int, int, int]) -> int:
     return max(1, min(BATCH, BATCH * 64 * 64 // (shape[0] * shape[1])))
 
 
-def extract(space: Space, images: Images, should_stop: Callable[[], bool] = lambda: False) -> Extracted:
-    """The outputs of all images. SpaceError for images that the space does not take, DataError for features that are
-    not finite, Interrupted."""
+def extract(
+    space: Space, images: Images, should_stop: Callable[[], bool] = lambda: False, world: World | None = None
+) -> Extracted:
+    """The outputs of all images; the ranks of a world take batches in turn, and each gets all outputs (collective).
+
+    A batch is the same whoever takes it, so any number of ranks makes what one makes. SpaceError for images that the
+    space does not take, DataError for features that are not finite, Interrupted.
+    """
     space.require(images.shape)
-    parts: list[Outputs] = []
+    rank, size = (world.rank, world.size) if world else (0, 1)
+    own: list[Outputs] = []
     done = 0
-    for batch in images.batches(batch_of(images.shape)):
+    for number, batch in enumerate(images.batches(batch_of(images.shape))):
         if should_stop():
             raise Interrupted(f"stopped while evaluating, at image {done} of {images.count}")
-        parts.append(space.outputs(batch))
-        _finite(parts[-1].features, done)
+        if number % size == rank:
+            own.append(space.outputs(batch))
+            _finite(own[-1].features, done)
         done += len(batch)
+    parts = own if world is None or size == 1 else _in_turn(world.gathered(own))
     probabilities = [part.probabilities for part in parts if part.probabilities is not None]
     return Extracted(
         np.concatenate([part.features for part in parts]), np.concatenate(probabilities) if probabilities else None
     )
+
+
+def _in_turn(shares: list[list[Outputs]]) -> list[Outputs]:
+    """The batches of all ranks in their order: each rank's first, then each one's second, and so on."""
+    return [part for turn in zip_longest(*shares) for part in turn if part is not None]
 
 
 def moments_of(space: Space, images: Images) -> Moments:

@@ -112,7 +112,8 @@ class Reference:
         values = np.linalg.eigvalsh((product + product.T) / 2)
         if values[0] < -TOLERANCE * max(values[-1], 0.0) or not values[-1] > 0:
             root_of(covariance)
-        rounding = 4 * np.finfo(np.float64).eps * max(values[-1], 0.0)
+            return 0.0, 0.0 if values[-1] == 0 == values[0] else np.inf
+        rounding = 4 * np.finfo(np.float64).eps * values[-1]
         roots = np.sqrt(values.clip(0))
         lost = values < 100 * rounding  # each may be off to one side by sqrt(rounding), the others to either side
         doubt = lost.sum() * rounding**0.5 + np.linalg.norm(rounding / roots[~lost]) / 2

@@ -94,12 +94,14 @@ def _there(home: RunHome, steps: int, number: int) -> bool:
     return path.exists() and sound(path, partial(open_samples, path, maker(home.name, steps))) is not None
 
 
-def evaluate(config: RunFile, home: RunHome, device: torch.device, stop: Stop) -> None:
-    """Judge the samples by each metric and write scores.json, the last file of a run."""
+def evaluate(config: RunFile, home: RunHome, world: World, stop: Stop) -> None:
+    """Judge the samples by each metric and write scores.json, the last file of a run. Collective; rank 0 writes."""
     spec = config.spec
     found: dict[str, MetricScores] = {}
     for name in spec.evaluation.spaces:
-        found |= _in_space(config, home, name, device, stop)
+        found |= _in_space(config, home, name, world, stop)
+    if not world.leads:
+        return
     network = spec.network_config()
     result = RunScores(
         study=config.study,
@@ -114,31 +116,31 @@ def evaluate(config: RunFile, home: RunHome, device: torch.device, stop: Stop) -
     write_model(home.scores, result)
 
 
-def _in_space(
-    config: RunFile, home: RunHome, name: SpaceName, device: torch.device, stop: Stop
-) -> dict[str, MetricScores]:
+def _in_space(config: RunFile, home: RunHome, name: SpaceName, world: World, stop: Stop) -> dict[str, MetricScores]:
     """The scores by each metric of one space, by the metric's name."""
     spec, path = config.spec, config.references[name]
     real = Real.load(path, path.stem)
-    space = open_space(name, config.networks, spec.evaluation.resize, device)
+    space = open_space(name, config.networks, spec.evaluation.resize, world.device)
     if space.about.sha256 != real.about.sha256:
         raise DataError(f"{path}: was made with another network: launch the study again")
     metrics = [metric for metric in spec.evaluation.metrics if metric.space == name]
     scores: dict[str, list[StepScore]] = {metric.name: [] for metric in metrics}
     for steps, nfe in sampler_steps(spec).items():
-        made = [_features(space, home, steps, number, stop) for number in range(spec.evaluation.repeats)]
-        settings = _settings(spec, steps, device)
-        for metric in metrics:
+        made = [_features(space, home, steps, number, world, stop) for number in range(spec.evaluation.repeats)]
+        settings = _settings(spec, steps, world.device)
+        for metric in metrics if world.leads else ():
             judged = [judge(metric, each, real, settings) for each in made]
             facts = of_sets(judged, spec.evaluation.of_sets)
             scores[metric.name].append(StepScore(steps=steps, nfe=nfe, **facts))
-    blank = _blank(spec, space, metrics, real, device, stop)
+    if not world.leads:
+        return {}
+    blank = _blank(spec, space, metrics, real, world.device, stop)
     return {metric.name: _scores(config, metric, real, blank.get(metric.name), scores) for metric in metrics}
 
 
-def _features(space: Space, home: RunHome, steps: int, number: int, stop: Stop) -> Extracted:
+def _features(space: Space, home: RunHome, steps: int, number: int, world: World, stop: Stop) -> Extracted:
     images, _ = open_samples(home.sample(steps, number), maker(home.name, steps))
-    return extract(space, images, stop)
+    return extract(space, images, stop, world)
 
 
 def _settings(spec: RunSpec, steps: int, device: torch.device) -> Settings:

@@ -30,7 +30,7 @@ from scaling.work.stopping import StopRequest
 
 
 def run(folder: Path, stop: StopRequest) -> None:
-    """All stages of the run in `folder` that are not done yet; on several ranks, the first one's alone after training.
+    """All stages of the run in `folder` that are not done yet, on all ranks; the first one writes.
 
     Whoever calls it holds the run's lock. ConfigError where the folder is another run's.
     """
@@ -47,10 +47,8 @@ def run(folder: Path, stop: StopRequest) -> None:
             _train(config, folder, world, stop)
         with _timed(clock, "sample"):
             draw_samples(config, home, world, stop)
-    if clock is not None:
         with _timed(clock, "evaluate"):
-            evaluate(config, home, world.device, stop)
-    return
+            evaluate(config, home, world, stop)
 
 
 def _clock(config: RunFile, home: RunHome) -> Clock[Timings]:

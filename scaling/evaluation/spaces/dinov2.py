@@ -19,6 +19,7 @@ from scaling.evaluation.spaces.space import About, Outputs, SpaceError
 
 HUB = "facebook/dinov2-large"
 SIDE = 224
+INSTALL = "metrics ...-dinov2 need transformers ({} is missing): pip install 'trigscale[dinov2]'"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -48,27 +49,33 @@ class Dinov2Space:
         return Outputs(out.last_hidden_state[:, 0].float().cpu().numpy())
 
 
-def _load(folder: Path | None) -> tuple[Any, Path]:
-    """The network, and the folder that its weights lie in."""
+def find_dinov2(folder: Path | None) -> Path:
+    """The folder that is named, or that in Hugging Face's cache. SpaceError says what to do where there is none."""
+    if folder is not None:
+        return folder
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError as error:
+        raise SpaceError(INSTALL.format(error.name)) from error
+    try:
+        return Path(snapshot_download(HUB, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise SpaceError(
+            "DINOv2's weights are not there: give their folder (evaluation.dinov2, --dinov2 DIR), or "
+            f"`hf download {HUB}` on a machine with a network, whose cache may be copied"
+        ) from None
+
+
+def _load(folder: Path | None) -> tuple[Any, Path]:
+    """The network, and the folder that its weights lie in."""
+    try:
         from transformers import Dinov2Model
     except ImportError as error:
-        raise SpaceError(
-            f"FD-DINOv2 needs transformers ({error.name} is missing): pip install 'trigscale[dinov2]'"
-        ) from error
-    if folder is None:
-        try:
-            folder = Path(snapshot_download(HUB, local_files_only=True))
-        except LocalEntryNotFoundError:
-            raise SpaceError(
-                f"DINOv2's weights are not there: give their folder (evaluation.dinov2, --dinov2 DIR), or "
-                f"`hf download {HUB}` on a machine with a network, whose cache may be copied"
-            ) from None
+        raise SpaceError(INSTALL.format(error.name)) from error
+    folder = find_dinov2(folder)
     try:
         return Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True), folder
     except (OSError, ValueError) as error:
-        raise SpaceError(
-            f"{folder}: holds no DINOv2 of Hugging Face ({str(error)[:120]}): `hf download {HUB}`"
-        ) from error
+        what = str(error)[:120]
+        raise SpaceError(f"{folder}: holds no DINOv2 of Hugging Face ({what}): `hf download {HUB}`") from error
