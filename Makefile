@@ -2,6 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= configs/study/fashion.yaml
+# `make latents`: where its images and latents go, how many, and keys of its study (KEYS="sizes=[xs] teacher.steps=50").
+ENLARGED := runs/enlarged
+IMAGES ?= 10000
+HELD_OUT ?= 2000
+KEYS ?=
 
 SECONDS ?= 3600
 # What a change most often breaks: order of imports, configuration, networks, attention, losses, one process that trains
@@ -14,10 +19,23 @@ QUICK := tests/test_imports.py tests/test_sampling.py tests/analysis tests/confi
          tests/training/test_posthoc.py tests/training/test_randomness.py tests/study/test_trainer_resume.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: study test quick nightly lint format gpu clean
+.PHONY: study latents test quick nightly slurm slurm-nightly lint format gpu clean
 
 study: $(VENV)/.installed
 	$(BIN)/trigscale study run $(STUDY)
+
+# The road of imagenet512.yaml on a laptop: images in zips, their latents by a VAE, its constants, the study.
+latents: $(ENLARGED)/encoder.yaml
+	$(BIN)/trigscale study run configs/study/latents.yaml $(KEYS)
+
+$(ENLARGED)/train.zip: | $(VENV)/.installed
+	$(BIN)/python -m scaling.data.enlarged --to $(ENLARGED) --train $(IMAGES) --held-out $(HELD_OUT)
+
+ENCODE := --vae $(ENLARGED)/vae --encoder enlarged-v1 --new --size 64
+$(ENLARGED)/encoder.yaml: $(ENLARGED)/train.zip
+	$(BIN)/trigscale data encode $(ENLARGED)/train.zip $(ENCODE) --to $(ENLARGED)/train
+	$(BIN)/trigscale data encode $(ENLARGED)/held-out.zip $(ENCODE) --to $(ENLARGED)/held-out
+	$(BIN)/trigscale data info $(ENLARGED)/train --fit-encoder $@
 
 test: $(VENV)/.installed
 	$(PYTEST)
@@ -28,7 +46,16 @@ quick: $(VENV)/.installed
 
 # The rest of the tables of which `make test` has a part; tests that SECONDS leave no time for are counted as skipped.
 nightly: $(VENV)/.installed
-	$(PYTEST) -m nightly --seconds $(SECONDS)
+	$(PYTEST) -m 'nightly and not slurm' --seconds $(SECONDS)
+
+# On a real SLURM of this machine, installed where that is possible; where it is not, the tests are skipped and say so.
+slurm: $(VENV)/.installed
+	-tests/slurm/install.sh
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slurm and not nightly' tests/slurm
+
+slurm-nightly: $(VENV)/.installed
+	-tests/slurm/install.sh
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm tests/slurm
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -132,9 +132,7 @@ def main() -> None:
         print(f"| {name} | {arguments.images / median:.2f} | {best / median:.2f} | {apart:.1e} |")
     half, whole = (feature_statistics(made[name][:, :16]) for name in ("ours, bfloat16", "ours, float32"))
     apart = frechet_distance(*half, *whole)
-    print(
-        f"\nFrechet distance of bfloat16 to float32 features (16): {apart:.2e}; trace {np.trace(whole[1]):.3g}\n"
-    )
+    print(f"\nFrechet distance of bfloat16 to float32 features (16): {apart:.2e}; trace {np.trace(whole[1]):.3g}\n")
     print("| images streamed | most memory, MiB |\n|---|---|")
     for count in (5000, 20_000):
         print(f"| {count:,} | {peak(count):.0f} |")

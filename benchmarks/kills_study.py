@@ -84,7 +84,7 @@ def disk_rows(trials: Trials) -> Iterator[Row]:
         with small_disk(trials.folder / "disk") as folder:
             path, homes = trials.write(folder), Homes(folder / "runs" / "tiny", trials.finished.runs)
             launched = trials.start(path)
-            while launched.running() and not launched.reached(stage):
+            while launched.running() and stage not in launched.doing():
                 time.sleep(0.001)
             fill(folder / "ballast")
             code, said = launched.wait(), launched.said()

@@ -3,6 +3,7 @@
 manifest.json                what is here, with the size and hash of every file
 shard-000000.tar             a webdataset shard: members 00000000.cls, 00000000.npy, 00000001.cls, ...
 shard-000000.index.npy       per sample: where its raw array bytes start, its label, the CRC-32 of those bytes
+unfinished.json              instead of the manifest while the set is being made (`data_pipeline.parts`)
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from hashlib import sha256
@@ -25,6 +26,7 @@ from data_pipeline.files import write_json_atomic
 from data_pipeline.text import is_safe, shown, what_is
 
 MANIFEST_NAME = "manifest.json"
+UNFINISHED_NAME = "unfinished.json"
 FORMAT = 1
 DTYPES = ("float16", "float32")  # stored little-endian
 INDEX_DTYPE = np.dtype([("offset", "<i8"), ("label", "<i4"), ("crc32", "<u4")])
@@ -55,7 +57,9 @@ class ShardInfo:
 class Manifest:
     """A folder of shards. `content_sha256` depends on the samples and their order alone, not on the shards' size.
 
-    `class_names` [num_classes] are in the order of the labels; None where the classes have numbers only.
+    `class_names` [num_classes] are in the order of the labels; None where the classes have numbers only. `moments`: the
+    first half of the channels is the mean of a latent and the second its standard deviation; a sample is drawn from
+    them at each use. `made`: how the samples were made, for people; None where nothing is to be said.
     """
 
     format: int
@@ -68,6 +72,14 @@ class Manifest:
     shards: tuple[ShardInfo, ...]
     content_sha256: str
     class_names: tuple[str, ...] | None = None
+    moments: bool = False
+    made: Mapping[str, Any] | None = None
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is drawn from one sample: [c, h, w], of moments [2c, h, w] too."""
+        channels, height, width = self.shape
+        return (channels // 2 if self.moments else channels, height, width)
 
     @property
     def sample_bytes(self) -> int:
@@ -77,7 +89,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into the folder, complete or not at all. OSError names the file."""
         content = asdict(self)
-        write_json_atomic(folder / MANIFEST_NAME, {key: content[key] for key in content if content[key] is not None})
+        write_json_atomic(folder / MANIFEST_NAME, {key: content[key] for key in content if content[key] not in ABSENT})
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -89,7 +101,12 @@ class Manifest:
         path = folder / MANIFEST_NAME
         try:
             raw = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if (folder / UNFINISHED_NAME).exists():
+                done = len(list(folder.glob("shard-*.json")))
+                raise DataError(
+                    f"{folder} is unfinished, {done:,} shards are written: the command that began it continues it"
+                ) from error
             raise DataError(
                 f"{path} does not exist: {folder} is not a complete folder of shards; make one with "
                 "`trigscale data pack`, or copy the missing file"
@@ -147,6 +164,15 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and value != [] and all(map(_is_text, value)) and len(set(value)) == len(value)
 
 
+def _is_made(value: Any) -> bool:
+    """A flat object that a terminal shows."""
+    return isinstance(value, dict) and all(is_safe(key) and _is_plain(inner) for key, inner in value.items())
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and is_safe(value))
+
+
 Rule = tuple[Callable[[Any], bool], str]
 COUNT: Rule = (_is_count, "a positive integer")
 TEXT: Rule = (_is_text, "a non-empty string without control characters")
@@ -163,8 +189,11 @@ MANIFEST_RULES: dict[str, Rule] = {
     "shards": (lambda value: isinstance(value, list) and value != [], "a list of at least one shard"),
     "content_sha256": HASH,
     "class_names": (_are_names, "a list of names, all different, without control characters"),
+    "moments": (lambda value: value is True, "true, or no such key"),
+    "made": (_is_made, "an object of numbers and texts without control characters"),
 }
-OPTIONAL = ("class_names",)
+OPTIONAL = ("class_names", "moments", "made")
+ABSENT = (None, False)  # what an optional key is where it is left out
 SHARD_RULES: dict[str, Rule] = {
     "name": TEXT,
     "bytes": COUNT,
@@ -188,6 +217,8 @@ def _parse(path: Path, raw: Any) -> Manifest:
     names = tuple(raw["class_names"]) if "class_names" in raw else None
     if names is not None and len(names) != raw["num_classes"]:
         raise _malformed(path, "class_names", raw["class_names"], f"one for each of {raw['num_classes']} classes")
+    if raw.get("moments") and raw["shape"][0] % 2:
+        raise _malformed(path, "shape", raw["shape"], "an even number of channels, since `moments` is true")
     return Manifest(**raw | {"shape": tuple(raw["shape"]), "shards": shards, "class_names": names})
 
 

@@ -59,22 +59,20 @@ def write_shards(
         raise ValueError(f"samples_per_shard = {samples_per_shard}, num_classes = {num_classes}: both must be positive")
     if class_names is not None and len(class_names) != num_classes:
         raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
-    for name in (dataset, encoder, *(class_names or ())):
-        if not is_safe(name):
-            raise DataError(f"the name {shown(name)} holds control characters: rename the file or folder it comes from")
+    require_safe(dataset, encoder, *(class_names or ()))
     remaining = iter(samples)
     first = next(remaining, None)
     if first is None:
         raise DataError(f"{folder}: there are no samples to write")
     shape, dtype = _kind(first[0])
     content = ContentHash(shape, dtype)
-    checked = _checked(chain([first], remaining), shape, dtype, num_classes)
+    checked = checked_samples(chain([first], remaining), shape, dtype, num_classes)
     with atomic_folder(folder) as partial:
         shards: list[ShardInfo] = []
         while group := list(islice(checked, 1)):
             done = sum(shard.samples for shard in shards)
             rest = islice(checked, samples_per_shard - 1)
-            shards.append(_write_shard(chain(group, rest), partial, shard_name(len(shards)), done, content))
+            shards.append(write_shard(chain(group, rest), partial, shard_name(len(shards)), done, content))
         total = sum(shard.samples for shard in shards)
         names = None if class_names is None else tuple(class_names)
         manifest = Manifest(
@@ -82,6 +80,13 @@ def write_shards(
         )
         manifest.save(partial)
     return manifest
+
+
+def require_safe(*names: str) -> None:
+    """DataError for a name that a terminal would obey."""
+    for name in names:
+        if not is_safe(name):
+            raise DataError(f"the name {shown(name)} holds control characters: rename the file or folder it comes from")
 
 
 def _kind(array: np.ndarray) -> tuple[tuple[int, int, int], str]:
@@ -94,12 +99,15 @@ def _kind(array: np.ndarray) -> tuple[tuple[int, int, int], str]:
     return (channels, height, width), array.dtype.name
 
 
-def _checked(
-    samples: Iterable[tuple[np.ndarray, int]], shape: tuple[int, ...], dtype: str, num_classes: int
+def checked_samples(
+    samples: Iterable[tuple[np.ndarray, int]], shape: tuple[int, ...], dtype: str, num_classes: int, start: int = 0
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """The samples as little-endian arrays in C order and plain integers; DataError at the first that is not valid."""
+    """The samples as little-endian arrays in C order and plain integers; DataError at the first that is not valid.
+
+    `start` is the number of the first in the whole data set.
+    """
     stored = np.dtype(dtype).newbyteorder("<")
-    for number, (array, label) in enumerate(samples):
+    for number, (array, label) in enumerate(samples, start=start):
         where = f"sample {sample_key(number)}"
         if array.shape != shape or array.dtype.name != dtype:
             raise DataError(f"{where} is {array.dtype} {list(array.shape)}, the first is {dtype} {list(shape)}")
@@ -113,10 +121,13 @@ def _checked(
         yield np.ascontiguousarray(array, stored), value
 
 
-def _write_shard(
-    samples: Iterable[tuple[np.ndarray, int]], folder: Path, name: str, first: int, content: ContentHash
+def write_shard(
+    samples: Iterable[tuple[np.ndarray, int]], folder: Path, name: str, first: int, content: ContentHash | None = None
 ) -> ShardInfo:
-    """Write one tar and its index; `first` is the number of its first sample in the whole data set."""
+    """Write one tar and its index; `first` is the number of its first sample in the whole data set.
+
+    The samples are those of `checked_samples`; they are added to `content` where it is given. OSError names the file.
+    """
     path = folder / name
     rows: list[tuple[int, int, int]] = []
     # With mtime left out, or a float, tarfile adds PAX records of 2 KiB a sample that hold the time of day.
@@ -132,7 +143,8 @@ def _write_shard(
             # TarWriter sorts the extensions, so .npy is last and its padded bytes end where the tar ends now.
             padded = -(-len(member) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             rows.append((tar.tarstream.offset - padded + len(member) - len(raw), label, zlib.crc32(raw)))
-            content.update(raw, label)
+            if content is not None:
+                content.update(raw, label)
     index = _npy_bytes(np.array(rows, INDEX_DTYPE))
     info = ShardInfo(name, path.stat().st_size, len(rows), sha256_file(path), hashlib.sha256(index).hexdigest())
     write_bytes_atomic(folder / info.index_name, index)

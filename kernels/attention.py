@@ -43,6 +43,7 @@ Path = Literal["triton", "chunked", "plain", "reference"]
 PATHS = ("triton", "chunked", "plain", "reference")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TRITON_WIDTH = 256  # the widest head that the kernels' tiles hold
+_NOT_EXPORTED = (TransformType.Grad, TransformType.Vmap)
 PLAIN_KEYS = 64  # beyond, `chunked` is as fast on a CPU and needs less memory
 
 
@@ -168,10 +169,10 @@ def _refuse_what_torch_loses() -> None:
     if torch.compiler.is_dynamo_compiling():
         if forward_ad._current_level >= 0:
             _refuse_duals_around_graph()
-    elif torch.compiler.is_exporting() and any(x.key() == TransformType.Grad for x in get_interpreter_stack() or []):
+    elif torch.compiler.is_exporting() and any(x.key() in _NOT_EXPORTED for x in get_interpreter_stack() or []):
         raise NotImplementedError(
-            "attention: torch.export takes the inputs of torch.func.grad, vjp and jacrev for constants: "
-            "export the function itself, and transform the exported module"
+            "attention: torch.export takes the inputs of torch.func.grad, vjp and jacrev for constants, and an "
+            "exported vmap is wrong inside another: export the function itself, and transform the exported module"
         )
 
 

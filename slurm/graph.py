@@ -19,7 +19,9 @@ class Job:
 
     name: unique in its graph; any text. command: program and arguments, passed on without a shell. log: file that
     receives stdout and stderr. parents: names of the jobs that must succeed first. cost: expected duration in any unit
-    that the whole graph shares.
+    that the whole graph shares. after: names of the jobs that must have ended first, however they did. kind: jobs of
+    one kind are alike, which a cluster may start as one array. progress: what shows how far the job is
+    (`slurm.restarts.progress`). restarts: how often it may be started again after a crash.
     """
 
     name: str
@@ -27,6 +29,10 @@ class Job:
     log: Path
     parents: tuple[str, ...] = ()
     cost: float = 1.0
+    after: tuple[str, ...] = ()
+    kind: str = "job"
+    progress: tuple[Path, ...] = ()
+    restarts: int = 0
 
 
 class JobGraph:
@@ -46,8 +52,13 @@ class JobGraph:
         self._order = self._topological_order()
         self._children: dict[str, list[str]] = {name: [] for name in self.jobs}
         for job in self.jobs.values():
-            for parent in job.parents:
+            for parent in (*job.parents, *job.after):
                 self._children[parent].append(job.name)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Names of all jobs, each behind those that it waits for."""
+        return self._order
 
     def descendants(self, name: str) -> tuple[str, ...]:
         """Names of the jobs that need `name`, directly or not, parents before children."""
@@ -74,12 +85,12 @@ class JobGraph:
             raise GraphError(f"job {job.name!r} has an empty command: give a program and its arguments")
         if not (math.isfinite(job.cost) and job.cost >= 0):
             raise GraphError(f"job {job.name!r} has cost {job.cost}: give a finite number, zero or more")
-        for parent in job.parents:
+        for parent in (*job.parents, *job.after):
             if parent not in self.jobs:
                 raise GraphError(f"job {job.name!r} has the parent {parent!r}, which is not a job of this graph")
 
     def _topological_order(self) -> tuple[str, ...]:
-        sorter = TopologicalSorter({job.name: job.parents for job in self.jobs.values()})
+        sorter = TopologicalSorter({job.name: (*job.parents, *job.after) for job in self.jobs.values()})
         try:
             return tuple(sorter.static_order())
         except CycleError as error:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from slurm.graph import Job, JobGraph
 from slurm.interrupts import Interrupts, Stopped, noted
+from slurm.restarts import Attempt, Verdict, decide, progress
 
 LAUNCHER_PID = "TRIGSCALE_LAUNCHER_PID"
 TICK_SECONDS = 0.25
@@ -32,14 +33,16 @@ class JobEvent:
     """What the launcher tells its display.
 
     started: job. finished: job, state, returncode (negative: the signal that killed it; None: it never ran) and the
-    seconds it ran. tick: nothing happened; seconds since the launch began.
+    seconds it ran. again: a job ended and will be started again, for `reason`. tick: nothing happened; seconds since
+    the launch began.
     """
 
-    kind: Literal["started", "finished", "tick"]
+    kind: Literal["started", "finished", "again", "tick"]
     job: str | None
     state: JobState | None
     returncode: int | None
     seconds: float
+    reason: str = ""
 
 
 def run_local(
@@ -56,8 +59,9 @@ def run_local(
     Each job leads a session of its own, so that a terminal's Ctrl-C reaches the launcher alone; whatever is left of its
     process group is killed when the job ends. `environment` is the jobs' whole environment, to which
     TRIGSCALE_LAUNCHER_PID is added: a job whose parent is another process has been orphaned and should stop. stdin is
-    empty, stdout and stderr are appended to the job's log, which must not be a link. Exit code 0 is DONE, anything else
-    FAILED; a failed job's descendants are SKIPPED and all else goes on.
+    empty, stdout and stderr are appended to the job's log, which must not be a link. Exit code 0 is DONE; whether
+    another one is FAILED, or the job is started again, says `slurm.restarts.decide`. A failed job's descendants are
+    SKIPPED and all else goes on.
 
     SIGINT, SIGTERM or SIGUSR2, or an error in `on_event`: running jobs get SIGTERM (each job's first process alone,
     which knows how to end its own) and `grace_seconds` to save, then their groups get SIGKILL, at once when a signal is
@@ -109,6 +113,7 @@ class _Launch:
         self.interrupts = interrupts
         self.states: dict[str, JobState] = {}
         self.running: dict[str, _Running] = {}
+        self.attempts: dict[str, list[Attempt]] = {name: [] for name in graph.jobs}
         self.launched = self.ticked = time.monotonic()
         priority = graph.critical_path()
         self.by_priority = sorted(graph.jobs.values(), key=lambda job: -priority[job.name])
@@ -116,7 +121,7 @@ class _Launch:
     def run(self) -> None:
         """Returns when every job has ended or an interrupt was requested."""
         while not self.interrupts.requested:
-            self._collect(JobState.FAILED)
+            self._collect(stopping=False)
             self._fill()
             if not self.running:
                 return
@@ -130,12 +135,12 @@ class _Launch:
                 os.kill(running.process.pid, signal.SIGTERM)
             while self.running and time.monotonic() < deadline and not self.interrupts.repeated:
                 self._pause()
-                self._collect(JobState.STOPPED)
+                self._collect(stopping=True)
         finally:
             for running in self.running.values():
                 _reap(running.process)
         for name in list(self.running):
-            self._end(name, JobState.STOPPED)
+            self._end(name, stopping=True)
         for name in self.graph.jobs:
             if name not in self.states:
                 self._finish(name, JobState.STOPPED)
@@ -150,7 +155,8 @@ class _Launch:
     def _is_ready(self, job: Job) -> bool:
         if job.name in self.states or job.name in self.running:
             return False
-        return all(self.states.get(parent) is JobState.DONE for parent in job.parents)
+        ended = all(name in self.states for name in job.after)
+        return ended and all(self.states.get(parent) is JobState.DONE for parent in job.parents)
 
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -172,17 +178,23 @@ class _Launch:
         else:
             self._finish(job.name, JobState.FAILED)
 
-    def _collect(self, otherwise: JobState) -> None:
-        """Records the jobs that have ended: DONE on exit code 0, else `otherwise`."""
+    def _collect(self, *, stopping: bool) -> None:
+        """Records the jobs that have ended."""
         for name in [name for name, running in self.running.items() if _has_ended(running.process)]:
-            self._end(name, otherwise)
+            self._end(name, stopping=stopping)
 
-    def _end(self, name: str, otherwise: JobState) -> None:
-        running = self.running[name]
-        returncode = _reap(running.process)
-        del self.running[name]
-        state = JobState.DONE if returncode == 0 else otherwise
-        self._finish(name, state, returncode, time.monotonic() - running.started)
+    def _end(self, name: str, *, stopping: bool) -> None:
+        """DONE on exit code 0, else STOPPED where all is stopped; FAILED or to be started again by the rules."""
+        running, job = self.running.pop(name), self.graph.jobs[name]
+        returncode, seconds = _reap(running.process), time.monotonic() - running.started
+        self.attempts[name].append(Attempt(returncode, progress(job.progress)))
+        decision = decide(self.attempts[name], job.restarts)
+        if decision.verdict is Verdict.AGAIN and not stopping and job.restarts:
+            self.on_event(JobEvent("again", name, None, returncode, seconds, decision.reason))
+            return
+        failed = JobState.STOPPED if stopping else JobState.FAILED
+        state = JobState.DONE if decision.verdict is Verdict.DONE else failed
+        self._finish(name, state, returncode, seconds)
 
     def _finish(self, name: str, state: JobState, returncode: int | None = None, seconds: float = 0.0) -> None:
         self.states[name] = state

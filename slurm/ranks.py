@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from slurm.local import LAUNCHER_PID
+from slurm.restarts import CRASHED
 
 LISTENER = "TRIGSCALE_LISTENER"
 POLL_SECONDS = 0.05
@@ -28,8 +29,8 @@ def run_ranks(
 
     Once `should_stop` says so they get SIGTERM, once. When one ends with another code than 0, the others have
     DEATH_SECONDS to end before they are killed: they can do nothing without it. The code is 0 if all ended with 0, else
-    that of the rank that ended first with another one (1 where a signal killed it). torchrun would not do: it kills its
-    processes 30 s after SIGTERM and drops SIGUSR2.
+    that of the rank that ended first with another one (CRASHED where a signal killed it). torchrun would not do: it
+    kills its processes 30 s after SIGTERM and drops SIGUSR2.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         port = listener.getsockname()[1]
@@ -83,6 +84,6 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]], should_stop: Callable[[], b
 
 
 def _first_failure(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """The exit code of a rank that ended with another one than 0, 1 for one that a signal killed; 0: there is none."""
+    """The exit code of a rank that ended with another one than 0, CRASHED for one that a signal killed; 0: none did."""
     codes = [code for code in (rank.returncode for rank in ranks) if code]
-    return max(codes[0], 0) or 1 if codes else 0
+    return max(codes[0], 0) or CRASHED if codes else 0

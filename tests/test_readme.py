@@ -32,6 +32,13 @@ WANTS = {
     "launch.devices=8": "eight devices",
     "teacher.weights=": "EDM2's weights with the encoder of the study; tests/study/test_weights.py starts from weights",
     "--updates 40000": "a run of 40,000 steps",
+    "data encode": "a VAE and images; tests/data/test_encode.py",
+    "data import-edm2": "a zip of EDM2's; tests/data/test_pack.py",
+    "shards/photos": "what encode leaves; tests/data/test_encode.py",
+    "study submit": "a cluster; tests/slurm",
+    "study cancel": "a cluster; tests/slurm",
+    "study rehearse": "kills of processes; tests/study/test_rehearse.py",
+    "study logs": "the log of a run, which runs that share a process do not have; tests/study/test_rehearse.py",
     "doctor": "a checkout that git reads, which takes its time here; tests/study/test_words.py",
 }
 

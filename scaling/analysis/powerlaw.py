@@ -1,41 +1,57 @@
-"""Power laws of the distance against multiply-adds: FD = A MACs^-alpha, one for each (method, steps)."""
+"""Power laws of a score against cost: y = A C^-alpha, one for each (method, steps), and what it predicts."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from scaling.analysis.least_squares import Misfit, log_slope, misfit
-from scaling.analysis.uncertainty import SAMPLES, Estimates, FloatArray, Interval, interval
+from scaling.analysis.floor import FloorLaw, fit_floor
+from scaling.analysis.line import LineFit, fit_line, powers
+from scaling.analysis.uncertainty import JUDGING, RESIDUALS, UNKNOWN, Estimates, FloatArray, Interval
 
 FEW_SIZES = 4
-LEVEL = 0.05
+OUTLIER = 6.0  # residuals this many times the median one are named
+LARGE_HOLD_OUT = 0.1
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The largest size predicted from the smaller ones; `error` is predicted / measured - 1."""
+    """The largest sizes, one at a time, predicted from those below the first of them.
+
+    `error` is predicted / measured - 1, `inside` whether the measured score lies in the 95 % interval of a new run.
+    """
 
     size: str
     measured: float
-    predicted: float
+    predicted: Interval
     error: float
+    inside: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The score of one new run at a cost: by the power law, and by the law with a floor. `beyond`: times the
+    largest.
+    """
+
+    target: str
+    macs: float
+    beyond: float
+    power: Interval
+    floor: Interval | None
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """FD = A MACs^-alpha by least squares on logs, for one (method, steps).
+    """y = A C^-alpha by least squares on logs, for one (method, steps).
 
-    There is no floor parameter: a handful of sizes with 2 % noise does not identify it. On the published ImageNet-512
-    teachers a floor moves the exponent from 0.16 to 0.87, while the law without one already fits within the noise;
-    a fitted floor, and the exponent beside it, would be an assumption printed as a result. What leaving it out may cost
-    is measured instead: `held_out` is the error of predicting the largest size from the others, and `warnings` say when
-    the law does not fit.
-
-    The fit is centred: `level` is the distance at `center_macs`, the geometric mean of the sizes, where level and
-    exponent are uncorrelated under equal noise; `A` is the level carried to one multiply-add, far outside the data.
-    The intervals hold what the draws hold (see `uncertainty`), and are too narrow where the law does not fit.
+    The fit is centred: `level` is the score at `center_macs`, the geometric mean of the sizes, where level and exponent
+    are uncorrelated under equal noise; `A` is the level carried to one unit of cost, far outside the data. `covariance`
+    [2, 2] is that of log level and -alpha. `scatter` is the relative standard deviation of one run about the law, from
+    `source` with `dof` degrees of freedom. `floor` is the same law with a floor, where there are sizes enough to ask.
     """
 
     method: str
@@ -45,57 +61,103 @@ class PowerLaw:
     level: Interval
     alpha: Interval
     A: Interval
-    misfit: Misfit
-    held_out: HeldOut | None
+    scatter: float
+    dof: float
+    source: str
+    covariance: tuple[tuple[float, ...], ...]
+    floor: FloorLaw | None
+    held_out: tuple[HeldOut, ...]
     warnings: tuple[str, ...]
-    draws: FloatArray = field(repr=False, compare=False)
+    fit: LineFit = field(repr=False, compare=False)
+
+    @property
+    def judges(self) -> bool:
+        """Whether its intervals hold the scatter between trainings."""
+        return self.source in JUDGING
+
+    def row(self, macs: float) -> FloatArray:
+        """The row of the design at a cost."""
+        return np.array([1.0, math.log(macs / self.center_macs)])
 
     def band(self, macs: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The fitted distance and its pointwise 95 % band at multiply-adds [K]: three arrays [K]."""
-        x = np.log(macs / self.center_macs)
-        logs = self.draws[:, :1] - self.draws[:, 1:] * x
-        low, high = np.exp(np.quantile(logs, (0.025, 0.975), axis=0))
-        return self.level.value * np.exp(-self.alpha.value * x), low, high
+        """The fitted score and its pointwise 95 % band at costs [K]: three arrays [K]."""
+        ends = np.array([self.fit.at(self.row(each)).exp().ends for each in macs])
+        return ends[:, 0], ends[:, 1], ends[:, 2]
+
+    def predict(self, target: str, macs: float, largest: float) -> Prediction:
+        """The score of a new run."""
+        floor = self.floor.new_run(macs) if self.floor else None
+        return Prediction(target, macs, macs / largest, self.fit.new_run(self.row(macs)).exp(), floor)
 
 
-def fit_power_law(method: str, steps: int, estimates: Estimates) -> PowerLaw:
-    """The power law through the log distances of at least two sizes with different multiply-adds."""
-    rows = np.vstack([estimates.value, estimates.draws])
-    alphas, levels = -log_slope(estimates.macs, rows), rows.mean(axis=1)
-    center = float(np.exp(np.log(estimates.macs).mean()))
-    at_one = np.exp(np.clip(levels + alphas * np.log(center), -700, 700))
-    design = np.column_stack([np.ones(len(estimates.sizes)), np.log(estimates.macs / center)])
-    test = misfit(estimates, design)
+def fit_power_law(method: str, steps: int, estimates: Estimates, hold_out: int = 1) -> PowerLaw:
+    """The power law through the log scores of at least two sizes of different cost."""
+    fit = fit_line(estimates, powers(estimates))
+    alpha = _negative(fit.coefficient(1))
+    at_one = np.array([1.0, -math.log(estimates.center)])
+    floor = fit_floor(estimates) if fit.dof > 0 and len(estimates.sizes) > 3 else None
+    held = held_out(estimates, hold_out)
     return PowerLaw(
         method=method,
         steps=steps,
         sizes=estimates.sizes,
-        center_macs=center,
-        level=interval(np.exp(levels[0]), np.exp(levels[1:])),
-        alpha=interval(alphas[0], alphas[1:]),
-        A=interval(at_one[0], at_one[1:]),
-        misfit=test,
-        held_out=_hold_out(estimates),
-        warnings=_warnings(estimates, test.p),
-        draws=np.column_stack([levels[1:], alphas[1:]]),
+        center_macs=estimates.center,
+        level=fit.coefficient(0).exp(),
+        alpha=alpha,
+        A=fit.at(at_one).exp(),
+        scatter=fit.scatter,
+        dof=fit.dof,
+        source=fit.source,
+        covariance=tuple(tuple(float(each) for each in row) for row in fit.covariance),
+        floor=floor,
+        held_out=held,
+        warnings=_warnings(estimates, fit, floor, held),
+        fit=fit,
     )
 
 
-def _hold_out(estimates: Estimates) -> HeldOut | None:
-    if len(set(estimates.macs[:-1])) < 2:
-        return None
-    x, y = np.log(estimates.macs), estimates.value
-    slope = log_slope(estimates.macs[:-1], y[None, :-1])[0]
-    predicted = float(np.exp(y[:-1].mean() + slope * (x[-1] - x[:-1].mean())))
-    measured = float(np.exp(y[-1]))
-    return HeldOut(estimates.sizes[-1], measured, predicted, predicted / measured - 1)
+def _negative(one: Interval) -> Interval:
+    return Interval(-one.value, -one.high, -one.low)
 
 
-def _warnings(estimates: Estimates, p: float | None) -> tuple[str, ...]:
+def held_out(estimates: Estimates, count: int) -> tuple[HeldOut, ...]:
+    """The `count` largest sizes predicted from the others; empty where fewer than two different ones are left."""
+    if count < 1 or len(set(estimates.macs[: len(estimates.sizes) - count])) < 2:
+        return ()
+    kept = estimates.without(count)
+    fit = fit_line(kept, powers(kept))
+    found = []
+    for i in range(len(estimates.sizes) - count, len(estimates.sizes)):
+        row = np.array([1.0, math.log(estimates.macs[i] / kept.center)])
+        log = fit.mean_of(row, int(estimates.seeds[i]))
+        value = float(estimates.value[i])
+        inside = log.low <= value <= log.high
+        error = math.exp(log.value - value) - 1
+        found.append(HeldOut(estimates.sizes[i], math.exp(value), log.exp(), error, inside))
+    return tuple(found)
+
+
+def _warnings(estimates: Estimates, fit: LineFit, floor: FloorLaw | None, held: Sequence[HeldOut]) -> tuple[str, ...]:
     warnings = []
-    if len(estimates.sizes) < FEW_SIZES:
-        warnings.append(f"{len(estimates.sizes)} sizes: too few to tell a power law from another curve")
-    if p is not None and p < LEVEL:
-        noise = "the noise of the samples" if SAMPLES in estimates.sources else f"the noise (p = {p:.2g})"
-        warnings.append(f"a power law does not fit within {noise}: do not extrapolate")
+    sizes = len(estimates.sizes)
+    if fit.source == UNKNOWN:
+        warnings.append(f"{sizes} sizes of one number each: the scatter is not known, so there is no interval")
+    elif sizes < FEW_SIZES:
+        warnings.append(f"{sizes} sizes: too few to tell a power law from another curve")
+    if floor is not None and floor.needed:
+        warnings.append(
+            f"a power law alone does not fit, a floor of {floor.E.value:.3g} [{floor.E.low:.3g}, {floor.E.high:.3g}] "
+            "fits better: do not extrapolate without it"
+        )
+    if held and not held[-1].inside and abs(held[-1].error) > LARGE_HOLD_OUT:
+        one = held[-1]
+        warnings.append(f"size {one.size} is missed by {one.error:+.1%} when it is predicted from the smaller ones")
+    if fit.source == RESIDUALS and sizes > FEW_SIZES:
+        middle = float(np.median(np.abs(fit.residuals)))
+        far = [
+            f"{estimates.sizes[i]} ({math.exp(fit.residuals[i]) - 1:+.0%})"
+            for i in np.flatnonzero(np.abs(fit.residuals) > max(OUTLIER * middle, 1e-6))
+        ]
+        if far and len(far) <= sizes // 4:
+            warnings.append(f"far from the law, and pulling it: {', '.join(far[:5])}")
     return tuple(warnings)

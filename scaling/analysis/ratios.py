@@ -1,4 +1,4 @@
-"""Ratios of a student's distance to that of its own teacher, their constancy over sizes, and their trend.
+"""Ratios of a student's score to that of its own teacher, their constancy over sizes, and their trend.
 
 The paper's claim is about these: the ratio of sCD is the same at every size, that of sCT is not.
 """
@@ -6,27 +6,31 @@ The paper's claim is about these: the ratio of sCD is the same at every size, th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.special import fdtrc
 
-from scaling.analysis.least_squares import log_slope, misfit
+from scaling.analysis.line import LineFit, fit_line, points, powers
 from scaling.analysis.table import TEACHER, Row, curve_label
 from scaling.analysis.uncertainty import (
+    JUDGING,
+    RESIDUALS,
     SAMPLES,
     SEEDS,
+    STATED,
+    UNKNOWN,
     Estimates,
     Interval,
     Observation,
-    Resampling,
     average,
     combine,
     divide,
-    interval,
 )
 
 LEVEL = 0.05
 FEW_SEEDS = 4
+REJECTED, NOT_REJECTED, UNTOLD = "constant rejected", "constant not rejected", "cannot be told"
 
 
 @dataclass(frozen=True)
@@ -42,121 +46,137 @@ class RatioPoint:
 
 @dataclass(frozen=True)
 class Constancy:
-    """Chi-square test that the log ratio is one number at all sizes, at the 5 % level.
+    """Whether one ratio serves for all sizes, at the 5 % level.
 
-    Over the standard errors of the points, which are independent: students of different sizes share no teacher. Where
-    the standard errors were themselves estimated from seeds, p is that of the F distribution.
+    by = "seeds": every size has two seeds or more, and the sizes are compared with their scatter by the F test of the
+    analysis of variance, with `dof` numerator and denominator. by = "trend": the constant is nested in a power of the
+    size, and is rejected where the whole interval of that power lies on one side of 0. One seed gives no bare p.
     """
 
-    chi2: float
-    dof: int
-    p: float
     verdict: str
+    by: str
+    F: float | None = None
+    dof: tuple[int, int] | None = None
+    p: float | None = None
 
     @property
     def rejected(self) -> bool:
         """Whether a constant ratio is rejected."""
-        return self.p < LEVEL
+        return self.verdict == REJECTED
 
 
 @dataclass(frozen=True)
 class RatioCurve:
     """Ratios of one (method, steps) over sizes.
 
-    `mean` is the arithmetic mean of the points; `constancy` and `trend`, the slope of the log ratio against the log of
-    the multiply-adds, need two sizes of different cost. `notes` say what the intervals leave out. `judges`: whether
-    they hold the scatter between trainings, of teachers and students; without it they decide nothing.
+    `mean` is the geometric mean over sizes, whose interval holds their differences, `spread` the standard deviation of
+    the ratios; `constancy` and `trend`, the slope of the log ratio against the log of the cost, need two sizes of
+    different cost. `notes` say what the intervals leave out. `judges`: whether they hold the scatter between trainings,
+    of teachers and students; without it they decide nothing.
     """
 
     method: str
     steps: int
     points: tuple[RatioPoint, ...]
     mean: Interval
+    spread: float | None
     constancy: Constancy | None
     trend: Interval | None
     notes: tuple[str, ...]
     judges: bool
+    fit: LineFit | None = field(repr=False, compare=False)
 
 
-def fit_ratios(rows: Sequence[Row], observed: Mapping[Row, Observation], resampling: Resampling) -> list[RatioCurve]:
+def fit_ratios(rows: Sequence[Row], observed: Sequence[Observation], stated: float | None = None) -> list[RatioCurve]:
     """One curve for each (method, steps) in the order of `rows`; students of sizes without a teacher are left out.
 
     A student is divided by the teacher of its size and seed; where there is none, by the geometric mean of the teachers
-    of its size, and the curve's notes say so.
+    of its size, and the curve's notes say so. `stated` is the relative noise of one score, where one is assumed.
     """
-    teachers = {(row.size, row.seed): observed[row] for row in rows if row.method == TEACHER}
+    teachers: dict[str, dict[int, Observation]] = {}
+    for row, one in zip(rows, observed, strict=True):
+        if row.method == TEACHER:
+            teachers.setdefault(row.size, {})[row.seed] = one
     notes: dict[tuple[str, int], list[str]] = {}
     groups: dict[tuple[str, int], dict[str, list[Observation]]] = {}
     macs: dict[tuple[str, int], dict[str, float]] = {}
-    for row in rows:
-        found = {seed: one for (size, seed), one in teachers.items() if size == row.size}
+    for row, one in zip(rows, observed, strict=True):
+        found = teachers.get(row.size)
         if row.method == TEACHER or not found:
             continue
         key = (row.method, row.steps)
         if row.seed not in found:
-            seeds = ", ".join(map(str, found))
-            notes.setdefault(key, []).append(
-                f"{curve_label(*key)}, size {row.size}, seed {row.seed}: there is no teacher of that seed; it is "
-                f"divided by the mean of what there is (seed {seeds}), whose own scatter is not in the interval"
-            )
+            notes.setdefault(key, []).append(_stranger(row, found))
         teacher = found.get(row.seed) or average([*found.values()])
-        groups.setdefault(key, {}).setdefault(row.size, []).append(divide(observed[row], teacher))
+        groups.setdefault(key, {}).setdefault(row.size, []).append(divide(one, teacher))
         macs.setdefault(key, {})[row.size] = row.macs
-    return [
-        fit_curve(
-            *key,
-            combine(group, macs[key], resampling.stream("ratio", *key), resampling.resamples),
-            notes.get(key, ()),
-        )
-        for key, group in groups.items()
-    ]
+    both = None if stated is None else stated * np.sqrt(2)
+    return [fit_curve(*key, combine(group, macs[key], both), notes.get(key, ())) for key, group in groups.items()]
+
+
+def _stranger(row: Row, found: Mapping[int, Observation]) -> str:
+    seeds = ", ".join(map(str, found))
+    return (
+        f"{curve_label(row.method, row.steps)}, size {row.size}, seed {row.seed}: there is no teacher of that seed; it "
+        f"is divided by the mean of what there is (seed {seeds}), whose own scatter is not in the interval"
+    )
 
 
 def fit_curve(method: str, steps: int, estimates: Estimates, notes: Sequence[str] = ()) -> RatioCurve:
     """Points, mean, constancy and trend of the log ratios of one (method, steps)."""
-    ratios, draws = np.exp(estimates.value), estimates.exp_draws()
-    points = tuple(
-        RatioPoint(
-            size, float(estimates.macs[i]), estimates.seeds[i], interval(ratios[i], draws[:, i]), estimates.sources[i]
-        )
-        for i, size in enumerate(estimates.sizes)
-    )
+    constant = fit_line(estimates, np.ones((len(estimates.sizes), 1)))
+    sloped = fit_line(estimates, powers(estimates), robust=False) if len(set(estimates.macs)) > 1 else None
+    each, source = points(estimates, sloped if sloped is not None and sloped.dof else constant)
+    ratios = np.exp(estimates.value)
+    several = len(ratios) > 1
+    trend = sloped.coefficient(1) if sloped else None
     return RatioCurve(
         method=method,
         steps=steps,
-        points=points,
-        mean=interval(ratios.mean(), draws.mean(axis=1)),
-        constancy=constancy(estimates) if len(points) > 1 else None,
-        trend=trend(estimates) if len(set(estimates.macs)) > 1 else None,
-        notes=(*_notes(estimates), *notes),
-        judges=set(estimates.sources) == {SEEDS} and not notes,
+        points=tuple(
+            RatioPoint(size, float(estimates.macs[i]), int(estimates.seeds[i]), each[i].exp(), source)
+            for i, size in enumerate(estimates.sizes)
+        ),
+        mean=(constant.coefficient(0) if several else each[0]).exp(),
+        spread=float(ratios.std(ddof=1)) if several else None,
+        constancy=constancy(estimates, constant, sloped) if several else None,
+        trend=trend,
+        notes=(*_notes(estimates, source), *notes),
+        judges=source in JUDGING and not notes,
+        fit=sloped,
     )
 
 
-def constancy(estimates: Estimates) -> Constancy:
+def constancy(estimates: Estimates, constant: LineFit, sloped: LineFit | None) -> Constancy:
     """Test whether one log ratio serves for all sizes (at least two)."""
-    test = misfit(estimates, np.ones((len(estimates.sizes), 1)))
-    if test.p is None:
-        raise ValueError("constancy needs at least two sizes")
-    return Constancy(test.chi2, test.dof, test.p, "constant rejected" if test.p < LEVEL else "constant not rejected")
+    between = len(estimates.sizes) - 1
+    if estimates.seeds.min() > 1:
+        within = estimates.squares.sum() / estimates.dof
+        weights = estimates.seeds
+        mean = (weights @ estimates.value) / weights.sum()
+        ratio = float(weights @ (estimates.value - mean) ** 2) / between / float(within)
+        p = float(fdtrc(between, estimates.dof, ratio))
+        return Constancy(REJECTED if p < LEVEL else NOT_REJECTED, "seeds", ratio, (between, estimates.dof), p)
+    trend = sloped.coefficient(1) if sloped else None
+    if trend is None or not trend.known:
+        return Constancy(UNTOLD, "trend")
+    return Constancy(NOT_REJECTED if trend.low <= 0 <= trend.high else REJECTED, "trend")
 
 
-def trend(estimates: Estimates) -> Interval:
-    """Slope of the log ratio against the log of the multiply-adds: 0 is constant, below 0 the ratio falls with size."""
-    slopes = log_slope(estimates.macs, np.vstack([estimates.value, estimates.draws]))
-    return interval(slopes[0], slopes[1:])
-
-
-def _notes(estimates: Estimates) -> tuple[str, ...]:
-    notes = []
-    if SEEDS in estimates.sources and min(estimates.seeds) <= FEW_SEEDS:
-        counts = " to ".join(str(count) for count in sorted({min(estimates.seeds), max(estimates.seeds)}))
-        notes.append(
+def _notes(estimates: Estimates, source: str) -> tuple[str, ...]:
+    counts = " to ".join(str(count) for count in sorted({estimates.seeds.min(), estimates.seeds.max()}))
+    if source == SEEDS and estimates.seeds.min() <= FEW_SEEDS:
+        return (
             f"few seeds ({counts} a size): the intervals are Student's t with the scatter pooled over sizes "
-            f"({estimates.dof:.0f} degrees of freedom)"
+            f"({estimates.dof} degrees of freedom)",
         )
-    if SAMPLES in estimates.sources:
-        notes.append("one seed: the intervals hold the noise of the samples and not the scatter between trainings")
-    if not {SEEDS, SAMPLES} & set(estimates.sources):
-        notes.append("intervals from the stated relative noise alone")
-    return tuple(notes)
+    if source == RESIDUALS:
+        what = "one seed" if estimates.seeds.max() == 1 else f"{counts} seeds a size"
+        return (f"{what}: the scatter between trainings is read off how far the sizes lie from a law",)
+    if source == SAMPLES:
+        return ("one seed and too few sizes: the intervals hold the noise of the samples and not that of trainings",)
+    if source == STATED:
+        return ("intervals from the stated relative noise alone",)
+    if source == UNKNOWN:
+        return ("single numbers and too few sizes: nothing is known of the scatter, so there are no intervals",)
+    return ()

@@ -21,12 +21,14 @@ class TableError(UserError):
     """A table or a scores file that cannot be analysed; the message names the place, the value and the remedy."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One measured Frechet distance.
+    """One measured score: a Frechet distance unless `metric` says otherwise.
 
     `macs` are the multiply-adds (counted once) of one forward pass of one sample, `nfe` the network evaluations of one
-    sample, `replicates` [B] the distances of bootstrap resamples of the generated samples, where they were kept.
+    sample, `replicates` [B] the scores of bootstrap resamples of the generated samples, where they were kept. Not every
+    table knows `parameters`, `training` (multiply-adds of the whole training), `images` (seen in training) and `n`, the
+    number of samples judged. `place` is where the row was read, for messages.
     """
 
     method: str
@@ -37,6 +39,12 @@ class Row:
     macs: float
     fd: float
     replicates: npt.NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    parameters: float | None = None
+    training: float | None = None
+    images: float | None = None
+    metric: str = ""
+    n: int | None = None
+    place: str = field(default="", repr=False, compare=False)
 
 
 def rows_of(scores: RunScores) -> list[Row]:
@@ -51,14 +59,18 @@ def rows_of(scores: RunScores) -> list[Row]:
             macs=scores.macs,
             fd=score.fd,
             replicates=np.asarray(spread, dtype=np.float64) if len(spread := score.spread()) > 1 else None,
+            parameters=float(scores.parameters),
+            metric=scores.metric,
+            n=scores.n,
+            place=f"run {scores.run}",
         )
         for score in scores.scores
     ]
 
 
 def method_label(method: str) -> str:
-    """The name of a method as the paper writes it: "scd" becomes "sCD"; an unknown method keeps its own name."""
-    return LABELS.get(method, method)
+    """The name of a method, or of a ratio of two, as the paper writes it: "scd" is "sCD"; an unknown keeps its name."""
+    return " / ".join(LABELS.get(part, part) for part in method.split(" / "))
 
 
 def curve_label(method: str, steps: int) -> str:
@@ -96,19 +108,30 @@ def load_scores(study: Path) -> list[Row]:
     return [row for run in scores for row in rows_of(run)]
 
 
-def check_rows(rows: Iterable[Row]) -> None:
-    """Raise TableError for two rows of one identity, two teachers of one size and seed, or two costs of one network."""
-    seen: set[tuple[object, ...]] = set()
-    macs: dict[tuple[str, str], float] = {}
+def check_rows(rows: Iterable[Row], axis: str = "macs") -> None:
+    """Raise TableError for two rows of one identity, two teachers of one size and seed, or two costs of one network.
+
+    Rows of one table, whose `macs` are the costs on an axis.
+    """
+    seen: dict[tuple[object, ...], Row] = {}
+    macs: dict[tuple[str, str], Row] = {}
     for row in rows:
         teacher = row.method == TEACHER
         key = (row.method, row.size, row.seed) if teacher else (row.method, row.size, row.seed, row.steps)
-        if key in seen:
+        first = seen.setdefault(key, row)
+        if first is not row:
             what = "teachers" if teacher else f"rows of {row.method} with {row.steps} steps"
-            raise TableError(f"two {what} for size {row.size!r}, seed {row.seed}; keep one, or give each its seed")
-        seen.add(key)
-        if macs.setdefault((row.method, row.size), row.macs) != row.macs:
             raise TableError(
-                f"{row.method} of size {row.size!r} has macs {row.macs:g} and {macs[row.method, row.size]:g}; "
+                f"two {what} for size {row.size!r}, seed {row.seed}{_places(first, row)}; keep one, or give each its "
+                "seed"
+            )
+        other = macs.setdefault((row.method, row.size), row) if axis in ("macs", "parameters") else row
+        if other.macs != row.macs:
+            raise TableError(
+                f"{row.method} of size {row.size!r} has {axis} {row.macs:g} and {other.macs:g}{_places(other, row)}; "
                 "one size is one network"
             )
+
+
+def _places(one: Row, other: Row) -> str:
+    return f" ({one.place} and {other.place})" if one.place and other.place else ""

@@ -1,45 +1,30 @@
-"""Tables that others wrote: a CSV file with one measured distance a row, spellings understood or refused by line."""
+"""Tables that others wrote: a CSV file with one measured score a row, spellings understood or refused by line."""
 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from data_pipeline.foreign import kind_of
 from data_pipeline.text import is_safe, shown
+from scaling.analysis.columns import NUMBERS, SCORE, SYNONYMS, Choice, Column, plain, read_header
 from scaling.analysis.table import LABELS, Row, TableError
 
 PUBLISHED = Path(__file__).parent / "published"
-REQUIRED = ("method", "steps", "nfe", "size", "macs", "fd")
-COLUMNS = (*REQUIRED, "seed", "metric", "n", "run", "parameters", "floor", "untrained", "ratio")
-# Other names of columns that can mean one thing only, in lower case and without spaces, dashes and underscores.
-SYNONYMS = {
-    **{name: name for name in COLUMNS},
-    **dict.fromkeys(("fid", "frechetdistance", "frechetinceptiondistance"), "fd"),
-    **dict.fromkeys(("step", "samplingsteps", "numsteps"), "steps"),
-    **dict.fromkeys(("mac", "multiplyadds"), "macs"),
-    **dict.fromkeys(("params", "numparameters", "numparams"), "parameters"),
-    "nfes": "nfe",
-    "modelsize": "size",
-}
-IN_OTHER_UNITS = {
-    **dict.fromkeys(("gmacs", "gmac", "tmacs", "tmac", "mmacs", "mmac"), "100.8 GMACs are 100.8e9"),
-    **dict.fromkeys(("flops", "gflops", "tflops", "mflops"), "where multiply and add count apart, 2 FLOPs are one"),
-}
 SEPARATORS = (",", ";", "\t")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 SEPARATED = re.compile(r"[+-]?[0-9]+([,'_\s\u2019][0-9]+)+(\.[0-9]*)?")
-MAX_DIGITS, MAX_NAME = 15, 80
+MAX_DIGITS, MAX_NAME, NAMED_ROWS = 15, 80, 8
 # Costs of one size that differ more, or of the whole table, are in different units; a network costs more than LEAST.
 ONE_SIZE, ONE_TABLE, LEAST = 100.0, 1e7, 1e5
-T = TypeVar("T")
+ABSENT = ("", "-", "–", "na", "n/a", "nan", "none", "null", "?")  # a score that was not measured
+REMEMBERED = ("method", "size", "metric", "steps", "nfe", "seed", "n", *NUMBERS)  # few values, each many times
 log = logging.getLogger(__name__)
 
 
@@ -58,12 +43,13 @@ def resolve_table(name: str) -> Path:
     raise TableError(f"{name}: no such file; published tables are {known}")
 
 
-def load_table(path: Path) -> list[Row]:
-    """Read a text table with the columns method, steps, nfe, size, macs, fd and, where wanted, the other `COLUMNS`.
+def load_table(path: Path, chosen: Sequence[Choice] = ()) -> list[Row]:
+    """Read a text table: a score (`fd`), a cost (macs, parameters, training or images), and what else `columns` knows.
 
-    Columns are separated by commas, semicolons or tabs; columns and methods are known in any case and by the names that
-    we print ("Teacher", "sCD"), `FID` is fd. Blank rows and lines that start with # are passed over. Without a seed
-    column every seed is 0.
+    Columns are separated by commas, semicolons or tabs and stand in any order; columns and methods are known in any
+    case and by the names that we print ("Teacher", "sCD"), `FID` is fd, and `chosen` says what else they are. Blank
+    rows and lines that start with # are passed over. Without a column for it the method is "all", a size is named by
+    its cost, steps are 1, nfe is steps and the seed is 0. A row without a score is passed over with a warning.
 
     Raises:
         TableError: names file, line, column and value of the first fault.
@@ -71,23 +57,27 @@ def load_table(path: Path) -> list[Row]:
     lines = _lines(path)
     records = _records(path, lines)
     number, names = next(records, (1, []))
-    header = _header(f"{path}, line {number}", names)
-    rows: list[Row] = []
-    places: list[int] = []
-    spelling: dict[str, str] = {}
-    shared: dict[str, str] = {}
+    columns = read_header(f"{path}, line {number}", names, chosen)
+    reader = _Reader(path, columns)
     for number, values in records:
-        where = f"{path}, line {number}"
-        if len(values) != len(header):
-            raise TableError(f"{where}: {len(values)} values for {len(header)} columns ({','.join(header)})")
-        record = dict(zip(header, values, strict=True))
-        _check_shared(where, record, shared)
-        rows.append(_parse_row(where, record, spelling))
-        places.append(number)
-    if not rows:
-        raise TableError(f"{path}: a header but no rows")
-    _check_units(path, rows, places)
-    return rows
+        if len(values) != len(names):
+            raise TableError(
+                f"{path}, line {number}: {len(values)} values for {len(names)} columns ({','.join(names)})"
+            )
+        reader.read(number, values)
+    if not reader.rows:
+        raise TableError(f"{path}: a header but no rows{' with a score' if reader.unmeasured else ''}")
+    if reader.unmeasured:
+        log.warning("%s: %s without a score, passed over", path, named(reader.unmeasured))
+    _check_units(path, reader.rows)
+    return reader.rows
+
+
+def named(places: Sequence[int]) -> str:
+    """The numbers of lines, the first few by number."""
+    first = ", ".join(map(str, places[:NAMED_ROWS]))
+    more = f" and {len(places) - NAMED_ROWS} more" if len(places) > NAMED_ROWS else ""
+    return f"line{'s' if len(places) > 1 else ''} {first}{more}"
 
 
 def _lines(path: Path) -> list[str]:
@@ -105,9 +95,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def _separator(lines: Sequence[str]) -> str:
-    """The separator by which the first line that is not blank falls into the most known columns."""
+    """The separator by which the first line that is not blank falls into the most known columns, else into the most."""
     first = next((line for line in lines if line.strip()), "")
-    return max(SEPARATORS, key=lambda separator: sum(_plain(name) in SYNONYMS for name in first.split(separator)))
+    parts = {separator: first.split(separator) for separator in SEPARATORS}
+    return max(SEPARATORS, key=lambda each: (sum(plain(name) in SYNONYMS for name in parts[each]), len(parts[each])))
 
 
 def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -123,76 +114,81 @@ def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]
         raise TableError(f"{path}, after line {number}: {error}: is a quote open or misplaced?") from error
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_\"-]", "", name).casefold()
+class _Reader:
+    """Turns records into rows; values that come many times are understood once."""
 
+    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
+        self.path, self.rows, self.unmeasured = path, list[Row](), list[int]()
+        self.scores = [column for column in columns if column.meaning == SCORE]
+        self.others = [column for column in columns if column.meaning != SCORE]
+        self.has_metric = any(column.meaning == "metric" for column in columns)
+        self.known: dict[tuple[str, str], Any] = {}
+        self.spelling: dict[str, str] = {}
 
-def _header(where: str, names: Sequence[str]) -> list[str]:
-    """The known names of the columns."""
-    header: list[str] = []
-    for position, name in enumerate(names, 1):
-        known = SYNONYMS.get(_plain(name))
-        if known is None:
-            raise TableError(f"{where}: {_unknown(position, name)}")
-        if known in header:
-            first = names[header.index(known)]
-            both = f"{name!r} appears twice" if first == name else f"{first!r} and {name!r} both hold {known}"
-            raise TableError(f"{where}: column {both}: keep one")
-        header.append(known)
-    for name in REQUIRED:
-        if name not in header:
-            raise TableError(f"{where}: no column {name!r}; the header needs {','.join(REQUIRED)}")
-    return header
-
-
-def _unknown(position: int, name: str) -> str:
-    if not name:
-        return f"column {position} has no name: name it, or remove it"
-    if unit := IN_OTHER_UNITS.get(_plain(name)):
-        return f"unknown column {shown(name)}: give macs, the multiply-adds of one forward pass, counted once ({unit})"
-    near = difflib.get_close_matches(_plain(name), COLUMNS, n=1, cutoff=0.75)
-    hint = f"did you mean {near[0]!r}?" if near else f"remove it; known columns are {','.join(COLUMNS)}"
-    return f"unknown column {shown(name)}; {hint}"
-
-
-def _check_shared(where: str, record: dict[str, str], shared: dict[str, str]) -> None:
-    for column in ("metric", "n"):
-        value = record.get(column)
-        if value is not None and shared.setdefault(column, value) != value:
-            raise TableError(
-                f"{where}, column {column}: {shown(value)} where the rows above have {shown(shared[column])}; "
-                "one analysis needs one metric and one N"
+    def read(self, number: int, values: Sequence[str]) -> None:
+        """Append the rows of one line: one for each score that was measured."""
+        facts = {column.meaning: self._value(number, column, values[column.position]) for column in self.others}
+        steps = facts.get("steps", 1)
+        for column in self.scores:
+            text = values[column.position]
+            if text.casefold() in ABSENT:
+                self.unmeasured.append(number)
+                continue
+            several = f"{facts['metric']} {column.name}" if self.has_metric else column.name
+            self.rows.append(
+                Row(
+                    method=facts.get("method", "all"),
+                    steps=steps,
+                    nfe=facts.get("nfe", steps),
+                    size=facts.get("size") or f"{next(facts[name] for name in NUMBERS if name in facts):g}",
+                    seed=facts.get("seed", 0),
+                    macs=facts.get("macs", math.nan),
+                    fd=self._value(number, column, text),
+                    parameters=facts.get("parameters"),
+                    training=facts.get("training"),
+                    images=facts.get("images"),
+                    metric=several if len(self.scores) > 1 else facts.get("metric", ""),
+                    n=facts.get("n"),
+                    place=f"line {number}",
+                )
             )
 
+    def _value(self, number: int, column: Column, text: str) -> Any:
+        key = (column.meaning, text)
+        if key in self.known:
+            return self.known[key]
+        convert, wanted = CONVERTERS[column.meaning]
+        try:
+            value = convert(text)
+        except ValueError as error:
+            where = f"{self.path}, line {number}, column {column.meaning}"
+            raise TableError(f"{where}: {shown(text)} is not {wanted}{_hint(column, text)}") from error
+        if isinstance(value, float):
+            value *= column.factor
+        elif isinstance(value, str):
+            value = self._spelled(column.meaning, value)
+        if column.meaning in REMEMBERED:
+            self.known[key] = value
+        return value
 
-def _parse_row(where: str, record: dict[str, str], spelling: dict[str, str]) -> Row:
-    """One row; `spelling` holds how each method and size was first written, whose case later rows need not repeat."""
-    method = _parse(where, record, "method", _name, "a name")
-    size = _parse(where, record, "size", _name, "a name")
-    return Row(
-        method=_known_method(method) or spelling.setdefault(f"method {method.casefold()}", method),
-        steps=_parse(where, record, "steps", _count, "a whole number above 0"),
-        nfe=_parse(where, record, "nfe", _count, "a whole number above 0"),
-        size=spelling.setdefault(f"size {size.casefold()}", size),
-        seed=_parse(where, record, "seed", _whole, "a whole number") if "seed" in record else 0,
-        macs=_parse(where, record, "macs", _positive, "a number above 0"),
-        fd=_parse(where, record, "fd", _positive, "a number above 0"),
-    )
+    def _spelled(self, meaning: str, name: str) -> str:
+        """A name as it was first written, whose case later rows need not repeat; of a method, our own name."""
+        known = _known_method(name) if meaning == "method" else None
+        return known or self.spelling.setdefault(f"{meaning} {name.casefold()}", name)
 
 
 def _known_method(name: str) -> str | None:
     """Our name of a method that is written as we or the paper print it: "Teacher", "sCD + VSD"."""
-    plain = "".join(name.split()).casefold()
-    return next((method for method, label in LABELS.items() if plain in (method, label.casefold())), None)
+    flat = "".join(name.split()).casefold()
+    return next((method for method, label in LABELS.items() if flat in (method, label.casefold())), None)
 
 
-def _parse(where: str, record: dict[str, str], column: str, convert: Callable[[str], T], wanted: str) -> T:
-    value = record[column]
-    try:
-        return convert(value)
-    except ValueError as error:
-        hint = ": write it without separators, with a point before decimals" if SEPARATED.fullmatch(value) else ""
-        raise TableError(f"{where}, column {column}: {shown(value)} is not {wanted}{hint}") from error
+def _hint(column: Column, text: str) -> str:
+    if SEPARATED.fullmatch(text):
+        return ": write it without separators, with a point before decimals"
+    if column.meaning == SCORE and NUMBER.fullmatch(text):
+        return ": laws are fitted to logarithms; leave the cell empty where nothing was measured"
+    return ""
 
 
 def _name(text: str) -> str:
@@ -221,25 +217,37 @@ def _positive(text: str) -> float:
     return value
 
 
-def _check_units(path: Path, rows: Sequence[Row], places: Sequence[int]) -> None:
-    """TableError where multiply-adds can only be in different units; a warning where all are too few for a network."""
-    numbered = sorted(zip(rows, places, strict=True), key=lambda pair: pair[0].macs)
-    sizes: dict[str, list[tuple[Row, int]]] = {}
-    for row, place in numbered:
-        sizes.setdefault(row.size, []).append((row, place))
-    for size, of_size in sizes.items():
-        _check_spread(path, of_size, ONE_SIZE, f"one size, {size!r}")
-    _check_spread(path, numbered, ONE_TABLE, "one table")
-    largest, place = numbered[-1]
-    if largest.macs < LEAST:
-        text = "%s: macs is %g at most (line %d), few for a network: are they GMACs? 1 GMAC is 1e9"
-        log.warning(text, path, largest.macs, place)
+CONVERTERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    **dict.fromkeys(("method", "size", "metric"), (_name, "a name")),
+    **dict.fromkeys(("steps", "nfe", "n"), (_count, "a whole number above 0")),
+    "seed": (_whole, "a whole number"),
+    **dict.fromkeys((*NUMBERS, SCORE), (_positive, "a number above 0")),
+}
 
 
-def _check_spread(path: Path, numbered: Sequence[tuple[Row, int]], most: float, what: str) -> None:
-    (least, first), (largest, last) = numbered[0], numbered[-1]
-    if largest.macs > most * least.macs:
+def _check_units(path: Path, rows: Sequence[Row]) -> None:
+    """TableError where costs can only be in different units; a warning where all are too few for a network."""
+    for name in NUMBERS:
+        found = sorted((value, row.place, row.size) for row in rows if (value := getattr(row, name)) == value and value)
+        if not found:
+            continue
+        sizes: dict[str, list[tuple[float, str, str]]] = {}
+        for each in found:
+            sizes.setdefault(each[2], []).append(each)
+        if name in ("macs", "parameters"):
+            for size, of_size in sizes.items():
+                _check_spread(path, name, of_size, ONE_SIZE, f"one size, {size!r}")
+        _check_spread(path, name, found, ONE_TABLE, "one table")
+        largest, place, _ = found[-1]
+        if name == "macs" and largest < LEAST:
+            text = "%s: macs is %g at most (%s), few for a network: are they GMACs? 1 GMAC is 1e9"
+            log.warning(text, path, largest, place)
+
+
+def _check_spread(path: Path, name: str, found: Sequence[tuple[float, str, str]], most: float, what: str) -> None:
+    (least, first, _), (largest, last, _) = found[0], found[-1]
+    if largest > most * least:
         raise TableError(
-            f"{path}: macs is {least.macs:g} in line {first} and {largest.macs:g} in line {last}, of {what}: is one of "
-            "them in another unit? 1 GMAC is 1e9"
+            f"{path}: {name} is {least:g} in {first} and {largest:g} in {last}, of {what}: is one of them in another "
+            "unit? 1 GMAC is 1e9"
         )

@@ -1,156 +1,174 @@
-"""Where the intervals of an analysis come from: draws of log distances, by seeds, by samples, or by a stated noise.
+"""Where the intervals of an analysis come from: the scatter of the runs themselves, of their samples, or a stated
+noise.
 
-Every quantity of the analysis is a function of log distances, and its 95 % interval is the middle 95 % of that function
-over draws. What the draws hold depends on what was measured, and each interval names its source:
+Nothing is assumed to be known. A curve is the mean log score of each size, and its scatter is read off the table:
 
 seeds
-    Two runs or more of one size that differ in the seed alone. Three seeds have no bootstrap distribution worth the
-    name (27 resamples, and their spread is too small by a factor sqrt(2/3)), so the logs are taken as normal with one
-    variance, pooled over the sizes of a (method, steps) curve, and the draws follow Student's t with the pooled degrees
-    of freedom: exact for normal logs, 2.2 standard errors at five sizes of three seeds where one size alone would need
-    4.3. It assumes that the scatter of the log is the same at every size. A size with one seed takes the scatter of the
-    others. Samples of all seeds share their noise, so what that noise has in common is not in the scatter.
+    Runs of one size that differ in the seed alone. One variance, pooled over sizes; a size whose own scatter is larger
+    keeps that.
+residuals
+    The distances of the sizes from the law that is fitted through them (`line`), pooled with the seeds where there are
+    some. Each size is another training, so this holds the scatter between trainings, and what the law misses too.
 samples
-    One run, and bootstrap replicates of its distance. They know how finite N moves the distance, and nothing about how
-    another seed would have trained. The distance of a resample is biased upward once more by what finite N already adds
-    to the distance itself (about d/N in units of the spread, additive), so replicates are centred on their own mean and
-    divided by the measured distance. What is estimated is the distance at this N. The draws are the basic bootstrap on
-    the log scale (errors are subtracted, so that skewness falls on the right side).
-noise
-    A single number, as in a published table: a stated relative standard deviation, by default 2 %.
+    Bootstrap replicates of a score, where there is neither: how finite N moves it, and nothing about how another seed
+    would have trained. Such intervals decide nothing.
+stated
+    A relative standard deviation that the user chose to assume.
+unknown
+    A single number each and no more sizes than the law has parameters: there is no interval, from minus to plus
+    infinity.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit  # of scipy.stats too, which takes a second to import
 
 from scaling.analysis.table import Row, TableError
 
 FloatArray = npt.NDArray[np.float64]
-SEEDS, SAMPLES, NOISE = "seeds", "samples", "noise"
+SEEDS, RESIDUALS, SAMPLES, STATED, UNKNOWN = "seeds", "residuals", "samples", "stated", "unknown"
+JUDGING = (SEEDS, RESIDUALS)  # these hold the scatter between trainings
+LARGEST_LOG = 700.0
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval."""
+    """An estimate and its 95 % interval, infinite where nothing is known of its scatter."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return math.isfinite(self.high) and math.isfinite(self.low)
 
-@dataclass(frozen=True)
-class Resampling:
-    """How draws are made: relative noise of a bare number, draws per quantity, and the seed of all streams."""
+    def exp(self) -> Interval:
+        """The interval of the exponential."""
+        return Interval(*(math.exp(min(end, LARGEST_LOG)) if end < math.inf else end for end in self.ends))
 
-    relative_noise: float
-    resamples: int
-    seed: int
-
-    def stream(self, *key: object) -> np.random.Generator:
-        """An independent generator for a key, so that no quantity depends on the order or presence of others."""
-        digest = hashlib.sha256(repr(key).encode()).digest()
-        entropy = [self.seed, int.from_bytes(digest[:16], "little")]
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """Value, low, high."""
+        return self.value, self.low, self.high
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One measured log quantity, with draws [R] of the error it was measured with, apart from the seed's."""
+    """One measured log score of a run, and the variance that finite samples give it, None where it is not known."""
 
     value: float
-    errors: FloatArray
-    source: str
+    sampling: float | None = None
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """Log quantities of one (method, steps) curve over S sizes in order of multiply-adds.
+    """Log scores of one curve over S sizes in order of cost.
 
-    `value` and `error` [S] are the estimates and standard errors, `draws` [R, S] their joint distribution, `dof` the
-    degrees of freedom behind the standard errors (infinite unless they come from seeds), `seeds` [S] the seeds of each.
+    `value` [S] are means over seeds, `seeds` [S] their number, `squares` [S] the sums of squares of the seeds about
+    them, `sampling` [S] the variances of the means by finite samples (nan: unknown), `stated` the relative standard
+    deviation of one run that the user assumes.
     """
 
     sizes: tuple[str, ...]
     macs: FloatArray
     value: FloatArray
-    error: FloatArray
-    dof: float
-    sources: tuple[str, ...]
-    seeds: tuple[int, ...]
-    draws: FloatArray = field(repr=False)
+    seeds: npt.NDArray[np.int64]
+    squares: FloatArray
+    sampling: FloatArray
+    stated: float | None = None
 
-    def exp_draws(self) -> FloatArray:
-        """The draws [R, S] of the quantities themselves; the far tails of Student's t are cut before they overflow."""
-        return np.exp(np.clip(self.draws, -700, 700))
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom of the scatter between seeds."""
+        return int((self.seeds - 1).sum())
+
+    @property
+    def logs(self) -> FloatArray:
+        """Log cost [S], centred on the mean over sizes."""
+        x = np.log(self.macs)
+        return x - x.mean()
+
+    @property
+    def center(self) -> float:
+        """The geometric mean of the costs."""
+        return float(np.exp(np.log(self.macs).mean()))
+
+    def without(self, count: int) -> Estimates:
+        """The same without the `count` largest sizes."""
+        kept = slice(0, len(self.sizes) - count)
+        arrays = (self.macs[kept], self.value[kept], self.seeds[kept], self.squares[kept], self.sampling[kept])
+        return Estimates(self.sizes[kept], *arrays, self.stated)
 
 
-def observe(row: Row, resampling: Resampling) -> Observation:
-    """The log distance of a row with R draws of its relative error: from its replicates, else from the stated noise."""
-    random = resampling.stream("row", row.method, row.steps, row.size, row.seed)
+def observe(row: Row) -> Observation:
+    """The log score of a row; replicates tell what finite samples do to it."""
     if row.replicates is None:
-        errors = random.normal(0.0, resampling.relative_noise, resampling.resamples)
-        return Observation(float(np.log(row.fd)), errors, NOISE)
-    relative = (row.replicates - row.replicates.mean()) / row.fd
-    chosen = random.integers(len(relative), size=resampling.resamples)
-    return Observation(float(np.log(row.fd)), relative[chosen], SAMPLES)
+        return Observation(math.log(row.fd))
+    variance = float(np.var(row.replicates, ddof=1)) / row.fd**2
+    if variance == 0:
+        raise TableError(
+            f"{row.method}, {row.steps} steps, size {row.size!r}: all samples gave one value; were results copied?"
+        )
+    return Observation(math.log(row.fd), variance)
 
 
 def divide(numerator: Observation, denominator: Observation) -> Observation:
-    """The log ratio of two independently measured distances."""
-    source = SAMPLES if numerator.source == denominator.source == SAMPLES else NOISE
-    return Observation(numerator.value - denominator.value, numerator.errors - denominator.errors, source)
+    """The log ratio of two independently measured scores."""
+    known = numerator.sampling is not None and denominator.sampling is not None
+    total = (numerator.sampling or 0) + (denominator.sampling or 0)
+    return Observation(numerator.value - denominator.value, total if known else None)
 
 
 def average(observations: Sequence[Observation]) -> Observation:
     """The mean log of several observations of one quantity."""
     value = float(np.mean([one.value for one in observations]))
-    return Observation(value, np.mean([one.errors for one in observations], axis=0), observations[0].source)
+    variances = [one.sampling for one in observations if one.sampling is not None]
+    known = len(variances) == len(observations)
+    return Observation(value, sum(variances) / len(variances) ** 2 if known else None)
 
 
 def combine(
-    observed: Mapping[str, Sequence[Observation]],
-    macs: Mapping[str, float],
-    random: np.random.Generator,
-    resamples: int,
+    observed: Mapping[str, Sequence[Observation]], macs: Mapping[str, float], stated: float | None = None
 ) -> Estimates:
     """Estimates of a curve from the observations of each size, one for each seed.
 
-    Raises TableError when a size has no scatter at all, which means that one result was copied.
+    Raises TableError when all seeds of every size agree to the last digit, which means that one result was copied.
     """
     sizes = tuple(sorted(observed, key=lambda size: (macs[size], size)))
-    groups = [observed[size] for size in sizes]
+    groups = [np.array([one.value for one in observed[size]]) for size in sizes]
+    value = np.array([group.mean() for group in groups])
     counts = np.array([len(group) for group in groups])
-    value = np.array([float(np.mean([one.value for one in group])) for group in groups])
-    dof = int((counts - 1).sum())
-    if dof > 0:
-        squares = sum(
-            float(np.sum((np.array([one.value for one in g]) - m) ** 2)) for g, m in zip(groups, value, strict=True)
-        )
-        error = np.sqrt(squares / dof / counts)
-        # One factor per draw for all sizes: they share the estimate of the variance.
-        scale = np.sqrt(dof / random.chisquare(dof, resamples))[:, None]
-        draws = value + error * scale * random.standard_normal((resamples, len(sizes)))
-        sources = (SEEDS,) * len(sizes)
-    else:
-        errors = np.stack([group[0].errors for group in groups], axis=1)
-        error = errors.std(axis=0, ddof=1)
-        draws = value - errors
-        sources = tuple(group[0].source for group in groups)
-    if not (error > 0).all():
-        raise TableError(
-            f"size {sizes[int(np.argmin(error))]!r}: all {sources[0]} gave one value; were results copied?"
-        )
-    order = np.array([macs[size] for size in sizes])
-    return Estimates(sizes, order, value, error, dof or np.inf, sources, tuple(int(n) for n in counts), draws)
+    squares = np.array([float(((group - mean) ** 2).sum()) for group, mean in zip(groups, value, strict=True)])
+    sampling = [average(observed[size]).sampling for size in sizes]
+    if counts.max() > 1 and not squares.any():
+        first = sizes[int(np.argmax(counts > 1))]
+        raise TableError(f"size {first!r}: all seeds gave one value; were results copied?")
+    cost = np.array([macs[size] for size in sizes])
+    return Estimates(sizes, cost, value, counts, squares, np.array(sampling, dtype=np.float64), stated)
 
 
-def interval(value: float, draws: FloatArray) -> Interval:
-    """The middle 95 % of draws [R] around an estimate."""
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return Interval(float(value), float(low), float(high))
+def quantile_t(dof: float) -> float:
+    """The factor of a 95 % interval by Student's t; infinite degrees of freedom give the normal's 1.96."""
+    return float(stdtrit(min(dof, 1e9), 0.975))
+
+
+def around(value: float, error: float, dof: float) -> Interval:
+    """An estimate with `dof` degrees of freedom behind its standard error; no error known: an infinite interval."""
+    half = quantile_t(dof) * error if dof > 0 and math.isfinite(error) else math.inf
+    return Interval(float(value), float(value - half), float(value + half))
+
+
+def stream(seed: int, *key: object) -> np.random.Generator:
+    """An independent generator for a key, so that no quantity depends on the order or presence of others."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    entropy = [seed, int.from_bytes(digest[:16], "little")]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))

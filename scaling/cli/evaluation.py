@@ -36,6 +36,7 @@ def evaluate(
     seeds: Annotated[str, typer.Option(help="of weights: the samples that are drawn")] = "0-4999",
     steps: Annotated[int | None, typer.Option(min=1, help="of weights: sampling steps")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="of weights: strength of guidance")] = None,
+    vae: Annotated[Path | None, typer.Option(help="of weights of latents: folder of the VAE that decodes")] = None,
     ruler: Ruler = None,
     inception: Inception = None,
     dinov2: Dinov2 = None,
@@ -55,19 +56,21 @@ def evaluate(
 
     from scaling.evaluation.judge import Settings
     from scaling.work.evaluating import Asked, default_metrics, describe, evaluate_images, images_at, parse_metrics
+    from scaling.work.sampling import Choices
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = default_metrics(reference) if metrics is None else parse_metrics(metrics)
     files = _files(ruler, inception, dinov2)
     settings = Settings(k=neighbours, device=str(device))
     asked = Asked(reference, chosen, held_out, files, _mode(resize), settings)
+    choices = Choices(steps=steps, guidance=guidance, vae=vae)
     if search is not None:
         from scaling.work.evaluating import search_run
 
-        found = search_run(samples, asked, search, seeds, steps, guidance, budget, to, device)
+        found = search_run(samples, asked, search, seeds, choices, budget, to, device)
         show(_searched(found), found, as_json)
         return
-    images = images_at(samples, seeds, steps, guidance, device)
+    images = images_at(samples, seeds, choices, device)
     result = evaluate_images(samples, images, asked, device)
     show([describe(one) for one in result["metrics"]], result, as_json)
 

@@ -13,9 +13,10 @@ import typer
 from data_pipeline.errors import UserError
 from scaling.cli.data import data_app
 from scaling.cli.evaluation import evaluate, ruler_app
+from scaling.cli.fit import fit
 from scaling.cli.model import model_app
 from scaling.cli.sampling import sample
-from scaling.cli.single import doctor, fit
+from scaling.cli.single import doctor
 from scaling.cli.study import study_app
 
 EXIT_FAILED, EXIT_USAGE = 1, 2

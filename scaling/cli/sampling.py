@@ -41,6 +41,7 @@ def sample(
     ] = None,
     noise_seed: Annotated[int | None, typer.Option(min=0, help="key of all noise; the run's sampling.seed")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="images a pass; the run's sampling.batch")] = None,
+    vae: Annotated[Path | None, typer.Option(help="folder of the VAE that decodes, of a network of latents")] = None,
     devices: Annotated[int, typer.Option(min=1, help="devices that share the seeds")] = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -65,6 +66,7 @@ def sample(
         noise_seed=noise_seed,
         batch=batch,
         classes=parse_classes(classes),
+        vae=vae,
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with joined(device) as world:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -68,29 +69,124 @@ def study_plan(
     from scaling.plan.build import Options, build_plan
     from scaling.plan.export import plan_json
     from scaling.plan.tables.plan import plan_tables
-    from scaling.run.spec import RunData
+    from scaling.run.spec import run_data
     from scaling.study.expand import expand
     from scaling.study.open import open_study
 
     opened = open_study(study, overrides or [])
-    unknown = RunData(content_sha256="", held_out_sha256="", encoder=opened.config.data.encoder)
-    runs = expand(opened.config, opened.family, unknown)
+    runs = expand(opened.config, opened.family, run_data(opened.config.data, "", ""))
     options = Options(accelerator, devices, utilisation, measured, microbatch, strategy, budget)
     plan = build_plan(opened.config, opened.family, runs, options)
     show(plan_tables(plan), plan_json(plan), as_json)
 
 
 @study_app.command("status")
-def study_status(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Print how far each run of a study is."""
+def study_status(
+    study: StudyFile,
+    overrides: Overrides = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="print it again this often, until all ended"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print how far each run of a study is, and where it is on the cluster."""
     from scaling.study.open import open_study
-    from scaling.study.status import status, status_table
+    from scaling.study.status import last_words, status, status_table
 
     opened = open_study(study, overrides or [])
-    states = status(opened.folder)
-    for problem in [problem for state in states for problem in state["damaged"]]:
-        print(f"warning: {problem}", file=sys.stderr)
-    show([status_table(opened.config.name, states)], states, as_json)
+    while True:
+        states = status(opened.folder)
+        for problem in [problem for state in states for problem in state["damaged"]]:
+            print(f"warning: {problem}", file=sys.stderr)
+        show([status_table(opened.config.name, states), *last_words(states)], states, as_json)
+        if watch is None or all(state["state"] in ("done", "failed", "cancelled") for state in states):
+            return
+        time.sleep(watch)
+
+
+@study_app.command("logs")
+def study_logs(
+    study: StudyFile,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="the run, or how its name begins, such as scd-xs")],
+    overrides: Overrides = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run has ended")] = False,
+) -> None:
+    """Print what a run said, on this machine or on a cluster."""
+    from scaling.study.logs import find_run, lines
+    from scaling.study.open import open_study
+    from scaling.study.status import has_ended
+
+    home = find_run(open_study(study, overrides or []).folder, run)
+    for line in lines(home, follow=follow, ended=lambda: has_ended(home)):
+        print(line, flush=follow)
+
+
+ClusterFile = Annotated[
+    Path, typer.Option("--cluster", metavar="FILE", help="the cluster file, or the name of a shipped one, such as cpu")
+]
+
+
+@study_app.command("submit")
+def study_submit(
+    study: StudyFile,
+    cluster: ClusterFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the graph, the batch scripts and the cost; submit nothing")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="submit what failed again")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a study on a SLURM cluster and return. The same command again submits what is neither done nor there."""
+    from scaling.config.cluster import load_cluster
+    from scaling.study.open import open_study
+    from scaling.study.submit import outcome_json, outcome_table, preview, submit_study
+
+    loaded, opened = load_cluster(cluster), open_study(study, overrides or [])
+    if dry_run:
+        show(*preview(opened, loaded), as_json)
+        return
+    command = " ".join(["trigscale", *sys.argv[1:]])
+    outcome, done = submit_study(opened, loaded, command, retry_failed=retry_failed)
+    show(outcome_table(opened.config.name, outcome, done), outcome_json(outcome, done), as_json)
+    raise typer.Exit(1 if outcome.failed or outcome.refused else 0)
+
+
+@study_app.command("rehearse")
+def study_rehearse(
+    study: StudyFile,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        Path | None, typer.Option("--cluster", metavar="FILE", help="rehearse there, with the jobs of `submit`")
+    ] = None,
+    sizes_on_meta: Annotated[
+        bool,
+        typer.Option("--sizes-on-meta", help="run nothing: hold the planned memory of each size against the device"),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try every stage of a study with a few steps and images, and say what is missing and what it will take."""
+    from scaling.config.cluster import load_cluster
+    from scaling.study.open import open_study
+    from scaling.study.rehearsal_table import rehearsal_json, rehearsal_table
+    from scaling.study.rehearse import rehearse
+
+    opened = open_study(study, overrides or [])
+    command = " ".join(["trigscale", *sys.argv[1:]])
+    found = rehearse(opened, load_cluster(cluster) if cluster else None, command, on_meta=sizes_on_meta)
+    show(rehearsal_table(opened.config.name, found), rehearsal_json(found), as_json)
+    raise typer.Exit(0 if found.works else 1)
+
+
+@study_app.command("cancel")
+def study_cancel(study: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Stop all jobs of a study on the cluster. Results stay; submitted again it continues."""
+    from scaling.study.open import open_study
+    from scaling.study.submit import cancel_study
+
+    names = cancel_study(open_study(study, overrides or []).folder)
+    show([f"cancelled {len(names)} jobs"], {"cancelled": names}, as_json)
 
 
 @study_app.command("report")

@@ -120,7 +120,13 @@ class Data(Section):
     held_out: str | None = Field(
         default=None, description="folder of held-out shards; not for the embedded set, which has its own"
     )
-    encoder: str = Field(default="fashion-s2d-v1", description="name of the encoder between images and latents")
+    encoder: str = Field(
+        default="fashion-s2d-v1",
+        description="encoder between images and latents: a name, or a file made by `trigscale data info --fit-encoder`",
+    )
+    vae: Path | None = Field(
+        default=None, description="folder of the encoder's VAE, as diffusers saves it; null: the encoder is no VAE"
+    )
 
     @model_validator(mode="after")
     def _has_held_out(self) -> Data:
@@ -275,7 +281,9 @@ class Launch(Section):
 
     folder: Path = Field(default=Path("runs"), description="folder that holds the studies")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
-    threads: Positive = Field(default=1, description="CPU threads a run")
+    threads: Positive = Field(
+        default=1, description="CPU threads a run; another number may round otherwise, as another processor may"
+    )
     workers: int = Field(
         default=0, ge=0, description="runs at once; 0: CPU cores / (threads x devices), or one on GPUs"
     )

@@ -19,7 +19,7 @@ from yaml.scanner import ScannerError
 from data_pipeline.errors import UserError
 from data_pipeline.foreign import kind_of
 from data_pipeline.text import is_safe, shown
-from scaling.config.yaml_text import MAX_CHARACTERS, parse_yaml
+from scaling.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 
 MAX_LINES = 20  # mistakes of one file that are shown
 MAX_MESSAGE = 500  # characters of one of them
@@ -27,6 +27,18 @@ MAX_MESSAGE = 500  # characters of one of them
 PLAIN = {
     "tuple_type": "a list belongs here, in brackets: write {path}=[{value}]",
     "model_type": "a section of keys belongs here: write {path}.KEY=VALUE",
+    "dict_type": "keys and values belong here, in braces: write {path}={{KEY: VALUE}}, or {path}={{}} for none",
+    "string_type": "a text belongs here; a number is one in quotes of its own, such as \"'12'\"",
+    "path_type": "a path belongs here",
+    "int_type": "a whole number belongs here",
+    "int_parsing": "a whole number belongs here, in digits alone, such as 1000",
+    "int_from_float": "a whole number belongs here",
+    "float_type": "a number belongs here",
+    "float_parsing": "a number belongs here, with a point, such as 0.5 or 1.5e-3",
+    "bool_type": "true or false belongs here",
+    "bool_parsing": "true or false belongs here",
+    "too_short": "holds too few entries: there must be {min_length} at least",
+    "too_long": "holds too many entries: there may be {max_length} at most",
 }
 S = TypeVar("S", bound="Section")
 
@@ -67,9 +79,10 @@ def validate(section: type[S], content: object, where: str) -> S:
     try:
         return section.model_validate(content)
     except ValidationError as error:
-        lines = [f"  {_cut(_explain(section, detail))}" for detail in error.errors()[:MAX_LINES]]
-        if error.error_count() > MAX_LINES:
-            lines.append(f"  and {error.error_count() - MAX_LINES:,} more")
+        found = _without_echoes(error.errors())
+        lines = [f"  {_cut(_explain(section, detail))}" for detail in found[:MAX_LINES]]
+        if len(found) > MAX_LINES:
+            lines.append(f"  and {len(found) - MAX_LINES:,} more")
         raise ConfigError("\n".join([f"{where}:", *lines])) from None
     except ConfigError as error:  # of a section that is built while this one is checked
         raise ConfigError(f"{where}: {error}") from None
@@ -121,9 +134,15 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return None
 
 
+def _without_echoes(details: Sequence[Any]) -> list[Any]:
+    """Mistakes but those that follow from others: a list whose entries are wrong counts as too short to pydantic."""
+    inner = {detail["loc"][:-1] for detail in details}
+    return [detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in inner]
+
+
 def _explain(section: type[Section], detail: Any) -> str:
     """One line for one mistake."""
-    path = ".".join(_name(str(part)) for part in detail["loc"])
+    path = ".".join(_name(str(part)) for part in detail["loc"] if part != "[key]")  # pydantic's mark of a wrong key
     if detail["type"] == "extra_forbidden":
         parent: type[Section] | None = section
         for part in detail["loc"][:-1]:
@@ -134,9 +153,10 @@ def _explain(section: type[Section], detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{path}: is required and missing"
     if detail["type"] in PLAIN:
-        message = PLAIN[detail["type"]].format(path=path, value=shown(detail["input"]).strip("'"))
+        value = shown(detail["input"]).strip("'")
+        message = PLAIN[detail["type"]].format(path=path, value=value, **detail.get("ctx", {}))
     else:
-        message = detail["msg"].removeprefix("Value error, ")
+        message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{path}: {message} (value {shown(detail['input'])})" if path else message
 
 
@@ -162,6 +182,8 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"override {shown(override)}: the value is not valid YAML: {_cut(str(error))}") from error
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise ConfigError(f"override {shown(override)}: more than {MAX_DEPTH} sections deep: take dots out of it")
     for part in parents:
         inner = content.get(part, {})
         if not isinstance(inner, dict):

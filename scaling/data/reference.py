@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from data_pipeline.files import write_bytes_atomic
+from models.vae import Decoder
 from scaling.config.metrics import SpaceName
 from scaling.config.sections import Evaluation
 from scaling.data.sources import Prepared
@@ -17,6 +18,7 @@ from scaling.evaluation.spaces.open import open_space
 from scaling.evaluation.spaces.space import Space
 from scaling.run.home import StudyFolder, sound
 from scaling.run.samples import REAL, Samples, read_samples
+from scaling.sampling.generate import run_decoder
 
 
 def write_references(
@@ -26,22 +28,29 @@ def write_references(
 
     Made where they are missing; a damaged file is set aside and made again. SpaceError where a network is not there.
     """
-    _write_shown(prepared, folder)
-    return {name: _write_reference(prepared, evaluation, name, folder, device) for name in evaluation.spaces}
+    decoder = run_decoder(prepared.data, prepared.vae, device)
+    _write_shown(prepared, decoder, folder)
+    return {name: _write_reference(prepared, decoder, evaluation, name, folder, device) for name in evaluation.spaces}
 
 
 def _write_reference(
-    prepared: Prepared, evaluation: Evaluation, name: SpaceName, folder: StudyFolder, device: torch.device
+    prepared: Prepared,
+    decoder: Decoder,
+    evaluation: Evaluation,
+    name: SpaceName,
+    folder: StudyFolder,
+    device: torch.device,
 ) -> Path:
     space = open_space(name, evaluation.files, evaluation.resize, device)
     metrics = [metric for metric in evaluation.metrics if metric.space == name]
     path = folder.path / f"{_stem(prepared, evaluation, space)}.npz"
     known = path.exists() and sound(path, lambda: Real.load(path, path.stem))
     if not (known and all(metric.name in known.floors for metric in metrics)):
-        held_out = ShardImages(prepared.held_out)
-        chosen = ShardImages(prepared.held_out, balanced(held_out.labels, evaluation.samples))
+        held_out = ShardImages(prepared.held_out, decoder=decoder)
+        chosen = ShardImages(prepared.held_out, balanced(held_out.labels, evaluation.samples), decoder)
         settings = Settings(k=evaluation.neighbours, device=str(device))
-        real = real_statistics(space, metrics, ShardImages(prepared.shards), chosen, settings)
+        train = ShardImages(prepared.shards, decoder=decoder)
+        real = real_statistics(space, metrics, train, chosen, settings)
         write_bytes_atomic(path, real.to_bytes(path.stem))
     return path
 
@@ -55,9 +64,9 @@ def _stem(prepared: Prepared, evaluation: Evaluation, space: Space) -> str:
     )
 
 
-def _write_shown(prepared: Prepared, folder: StudyFolder) -> None:
+def _write_shown(prepared: Prepared, decoder: Decoder, folder: StudyFolder) -> None:
     if folder.real.exists() and sound(folder.real, lambda: read_samples(folder.real, REAL)):
         return
-    images = ShardImages(prepared.held_out)
-    shown = ShardImages(prepared.held_out, in_turn(images.labels)[:REAL_GRID])
+    labels = ShardImages(prepared.held_out, decoder=decoder).labels
+    shown = ShardImages(prepared.held_out, in_turn(labels)[:REAL_GRID], decoder)
     write_bytes_atomic(folder.real, Samples(next(shown.batches(REAL_GRID)), shown.labels, REAL).to_npz())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from data_pipeline.files import clear_partials
 from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
-from models.encoders import Encoder, get_encoder
+from models.encoders import Encoder, EncoderError, get_encoder
+from models.vae import VaeFolder, find_vae, require_encoders
+from scaling.config.encoders import known_encoder
 from scaling.config.sections import Data
 from scaling.run.home import read_model, sound, write_model
 from scaling.run.locks import locked
-from scaling.run.spec import RunData
+from scaling.run.spec import RunData, run_data
 
 BATCH = 1000
 PACKING_SECONDS = 600.0  # how long another study is waited for that packs the embedded images
@@ -44,6 +46,7 @@ class Prepared:
     shards: Path
     held_out: Path
     data: RunData
+    vae: Path | None = None  # the folder of the VAE that decodes, where one does
 
 
 def prepare(data: Data, folder: Path) -> Prepared:
@@ -56,16 +59,29 @@ def prepare(data: Data, folder: Path) -> Prepared:
 def locate(data: Data, folder: Path) -> Prepared:
     """The shards of a study's data, not verified: the embedded set is packed on first use, other folders are taken.
 
-    Raises DataError where they are none, or of another encoder.
+    Raises DataError where they are none, or of another encoder or VAE; EncoderError for the folder of a VAE.
     """
+    encoder, vae = known_encoder(data.encoder, "data.encoder"), _find_vae(data)
     if data.source == "fashion":
-        shards, held_out = (pack_fashion(split, data.encoder, folder / "data") for split in ("train", "test"))
+        shards, held_out = (pack_fashion(split, encoder.name, folder / "data") for split in ("train", "test"))
     else:
         assert data.held_out is not None, "checked on reading"
         shards, held_out = Path(data.source), Path(data.held_out)
-    first, second = (of_encoder(path, data.encoder) for path in (shards, held_out))
-    identity = RunData(content_sha256=first.content_sha256, held_out_sha256=second.content_sha256, encoder=data.encoder)
-    return Prepared(shards, held_out, identity)
+    first, second = (of_encoder(path, encoder, vae) for path in (shards, held_out))
+    identity = run_data(data, first.content_sha256, second.content_sha256, vae.sha256 if vae else None)
+    return Prepared(shards, held_out, identity, vae.path if vae else None)
+
+
+def _find_vae(data: Data) -> VaeFolder | None:
+    """The VAE that a study names; None where its encoder is a formula. EncoderError where it is another's."""
+    encoder = known_encoder(data.encoder, "data.encoder")
+    if data.vae is None:
+        if encoder.vae is not None:
+            raise EncoderError(f"data.vae: encoder {encoder.name!r} is a VAE: set data.vae to its folder")
+        return None
+    found = find_vae(data.vae)
+    require_encoders(found, encoder)
+    return found
 
 
 def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) -> Path:
@@ -82,8 +98,15 @@ def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) ->
     return shards
 
 
+class Images(Protocol):
+    """Images uint8 [N, H, W, C], of which a part is an array: an array itself, or files that are read when needed."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
 def pack_images(
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     encoder: Encoder,
     folder: Path,
@@ -91,7 +114,7 @@ def pack_images(
     num_classes: int,
     class_names: Sequence[str] | None = None,
 ) -> Manifest:
-    """Encode images uint8 [N, H, W, C] and write them as shards, unnormalised float16. Raises EncoderError."""
+    """Encode images uint8 [N, H, W, C] and write them as shards, unnormalised float16. EncoderError, DataError."""
 
     def samples() -> Iterator[tuple[np.ndarray, int]]:
         for start in range(0, len(images), BATCH):
@@ -103,19 +126,25 @@ def pack_images(
         samples(),
         folder,
         dataset=dataset,
-        encoder=encoder.name,
+        encoder=encoder.shards or encoder.name,
         num_classes=num_classes,
         class_names=class_names,
     )
 
 
-def of_encoder(shards: Path, encoder: str) -> Manifest:
-    """The manifest of a folder of shards; DataError unless they hold latents of that encoder."""
+def of_encoder(shards: Path, encoder: Encoder, vae: VaeFolder | None = None) -> Manifest:
+    """The manifest of a folder of shards; DataError unless they hold latents of that encoder, made by that VAE."""
     manifest = Manifest.load(shards)
-    if manifest.encoder != encoder:
+    if manifest.encoder != (encoder.shards or encoder.name):
         raise DataError(
-            f"{shards}: holds latents of encoder {manifest.encoder!r}, but data.encoder is {encoder!r}: "
+            f"{shards}: holds latents of encoder {manifest.encoder!r}, but data.encoder is {encoder.name!r}: "
             "set data.encoder to the shards' own, or pack the images with the other"
+        )
+    made_by = (manifest.made or {}).get("vae_sha256")
+    if vae is not None and made_by not in (None, vae.sha256):
+        raise DataError(
+            f"{shards}: a VAE with weights {made_by} made these latents, but data.vae {vae.path} has {vae.sha256}: "
+            "name the folder of the VAE that made them"
         )
     return manifest
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.encoders import get_encoder
 from models.network import NetworkConfig
 from models.shape import count_macs, count_parameters
 from scaling.config.sections import Method, StudentRecipe
@@ -96,7 +95,7 @@ def cost(spec: RunSpec, *, checkpointing: bool = False) -> Cost:
     images = spec.recipe.steps * spec.recipe.batch
     nfe = sampler_steps(spec)
     judged = spec.evaluation.samples * spec.evaluation.repeats
-    decoder = get_encoder(spec.data.encoder).decoder_macs
+    decoder = spec.data.latent_encoder().decoder_macs
     return Cost(
         parameters=counts.parameters,
         forward_macs=counts.forward_macs,

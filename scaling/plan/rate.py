@@ -58,6 +58,14 @@ def measured_rate(accelerator: Accelerator, precision: str, path: Path) -> Rate:
     return Rate(flops, flops / peak, f"measured in {run.spec.name()}")
 
 
+def measured_speed(path: Path) -> tuple[float, int]:
+    """Images a second, the median over the lines of metrics.jsonl but the first, and the most memory in bytes.
+
+    ConfigError where the file is no metrics.jsonl, or has one line alone.
+    """
+    return _images_per_second(path), max(int(line.get("memory_bytes") or 0) for line in read_metrics(path).lines)
+
+
 def _images_per_second(path: Path) -> float:
     if not path.exists():
         raise ConfigError(f"--measured: {path}: no such file: name a run's folder or its metrics.jsonl")

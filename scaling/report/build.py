@@ -11,12 +11,11 @@ from typing import Any
 import jinja2
 
 from data_pipeline.files import clear_partials, write_bytes_atomic
-from scaling.analysis.ratios import Constancy
 from scaling.analysis.summary import Analysis, analyse, show
 from scaling.analysis.table import TEACHER, TableError, curve_label, method_label, rows_of
-from scaling.analysis.uncertainty import SEEDS
+from scaling.analysis.words import constancy_words, held_words
 from scaling.config.metrics import METRICS, SPACES, metric_label
-from scaling.report.findings import UNTOLD, caveats, checks, probability, summarise
+from scaling.report.findings import UNTOLD, caveats, checks, summarise
 from scaling.report.metrics import metric_columns, metric_table, ratio_table
 from scaling.report.pictures import Picture, draw_pictures
 from scaling.report.record import Record, ReportError, RunRecord, read_study
@@ -130,30 +129,24 @@ def score_table(record: Record, analysis: Analysis) -> list[dict[str, str]]:
 
 def _curve_table(analysis: Analysis) -> list[dict[str, str]]:
     ratios = {(curve.method, curve.steps): curve for curve in analysis.ratios}
-    unseeded = {(one.method, one.steps) for one in analysis.distances if one.source != SEEDS}
     lines = []
     for law in analysis.laws:
         curve = ratios.get((law.method, law.steps))
-        test = curve.constancy if curve else None
-        judges = (law.method, law.steps) not in unseeded
+        floor = law.floor
         lines.append(
             {
                 "method": curve_label(law.method, law.steps),
                 "alpha": show(law.alpha),
-                "misfit": "–" if law.misfit.p is None or not judges else probability(law.misfit.p),
-                "held_out": "–" if law.held_out is None else f"{100 * law.held_out.error:+.1f} %",
+                "scatter": f"{100 * law.scatter:.1f} %" if law.dof else "–",
+                "floor": show(floor.E) if floor else "–",
+                "floor_alpha": show(floor.alpha) if floor else "–",
+                "held_out": held_words(law).replace("-", "–"),
                 "mean": show(curve.mean) if curve else "–",
-                "test": "–" if test is None else f"{test.chi2:.1f} ({test.dof})",
-                "p": "–" if test is None or not judges else probability(test.p),
-                "verdict": "–" if test is None else _constant(test) if judges else UNTOLD,
                 "trend": show(curve.trend) if curve and curve.trend else "–",
+                "verdict": "–" if curve is None else constancy_words(curve) if curve.judges else UNTOLD,
             }
         )
     return lines
-
-
-def _constant(test: Constancy) -> str:
-    return "rejected" if test.rejected else "not rejected"
 
 
 def _run_line(run: RunRecord) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scaling.analysis.ratios import UNTOLD as NOT_TOLD
 from scaling.analysis.ratios import RatioCurve
 from scaling.analysis.summary import Analysis, Distance, show
 from scaling.analysis.table import TEACHER, curve_label, method_label
-from scaling.analysis.uncertainty import SAMPLES, SEEDS
+from scaling.analysis.uncertainty import JUDGING
+from scaling.analysis.words import HOLD, constancy_words, counted, listed, relation
 from scaling.config.metrics import metric_label
 from scaling.config.sections import foreign_ruler
 from scaling.report.record import Record
@@ -20,7 +21,8 @@ RATIO_LIMITS = {1: 2.0, 2: 1.6}
 # Below this many floors, what finite N adds to both distances pulls their ratio visibly to one.
 NEAR_FLOOR = 5.0
 MET, HOLDS, MISSED, OPEN = "met", "not contradicted", "missed", "not measured"
-UNTOLD = "cannot be told"
+UNTOLD = NOT_TOLD
+HOLDS_NOT = UNTOLD  # a ratio whose trend may be 0 neither meets nor misses "not the same at every size"
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,17 @@ def summarise(record: Record, analysis: Analysis | None) -> list[str]:
     """Sentences for the head of the report, from what was done to what was found, missed expectations included."""
     done, total = len(record.scores), len(record.runs)
     if record.done and not done:
-        return [f"{record.done} of {_count(total, 'run')} done; the study is not judged (evaluation.metric: none)."]
+        return [f"{record.done} of {counted(total, 'run')} done; the study is not judged (evaluation.metric: none)."]
     if analysis is None:
-        return [f"{_count(total, 'run')} started and none has scores yet: nothing can be said about quality."]
+        return [f"{counted(total, 'run')} started and none has scores yet: nothing can be said about quality."]
     macs = [one.macs for one in analysis.distances]
     methods = list(dict.fromkeys(method_label(run.method) for run in record.runs))
     scored = f"all {total} runs scored" if done == total else f"only {done} of {total} runs scored so far"
-    seeds = _count(len({run.seed for run in record.scores}), "seed")
+    seeds = counted(len({run.seed for run in record.scores}), "seed")
     sentences = [
         _what_intervals_hold(analysis),
         *_whose_ruler(record),
-        f"{_listed(methods)} in {_count(len(record.sizes), 'size')}, from {quantity(min(macs))} to "
+        f"{listed(methods)} in {counted(len(record.sizes), 'size')}, from {quantity(min(macs))} to "
         f"{quantity(max(macs))} multiply-adds (MACs) a forward pass, {seeds}, {scored}.",
         _teacher(record, analysis),
         *(_students(analysis, method) for method in dict.fromkeys(curve.method for curve in analysis.ratios)),
@@ -62,27 +64,14 @@ def summarise(record: Record, analysis: Analysis | None) -> list[str]:
         sentences.append("Nothing that was expected was missed" + ("." if done == total else " so far."))
     untold = sum(check.verdict == UNTOLD for check in found)
     if untold:
-        sentences.append(f"Of {_count(len(found), 'expectation')} {untold} cannot be told from this study.")
+        sentences.append(f"Of {counted(len(found), 'expectation')} {untold} cannot be told from this study.")
     return sentences
 
 
 def _what_intervals_hold(analysis: Analysis) -> str:
-    """The first sentence of a report: of what its intervals are, and of what not."""
-    sources = {one.source for one in analysis.distances}
-    if sources == {SEEDS}:
-        return (
-            "The intervals hold the scatter between the seeds that were trained, pooled over sizes, and not what "
-            "another measure of distance or another recipe would change."
-        )
-    if SEEDS in sources:
-        return (
-            "Some curves have several seeds and some have one: the intervals of these hold the noise of samples alone."
-        )
-    noise = "of the drawn samples" if SAMPLES in sources else "that was stated"
-    return (
-        f"One seed: the intervals hold the noise {noise} and nothing of what another training would change, another "
-        "seed, or the same on another machine, which can be far more; so nothing is judged by them."
-    )
+    """Of what the intervals of a report are."""
+    sources = dict.fromkeys(one.source for one in analysis.distances)
+    return f"Intervals (95 %) hold {listed([HOLD[source] for source in sources])}."
 
 
 def _whose_ruler(record: Record) -> list[str]:
@@ -105,32 +94,14 @@ def _teacher(record: Record, analysis: Analysis) -> str:
 
 def _students(analysis: Analysis, method: str) -> str:
     curves = [curve for curve in analysis.ratios if curve.method == method]
-    means = _listed([f"{show(curve.mean)} in {_count(curve.steps, 'step')}" for curve in curves])
+    means = listed([f"{show(curve.mean)} in {counted(curve.steps, 'step')}" for curve in curves])
     text = f"Averaged over sizes, the distance of {method_label(method)} is that of its own teacher times {means}."
-    verdicts = [_verdict(curve) for curve in curves if curve.constancy]
-    if verdicts and not all(curve.judges for curve in curves):
-        return f"{text} Whether that ratio is the same at every size cannot be told from one seed."
-    return f"{text} A ratio that is the same at every size is {_listed(verdicts)}." if verdicts else text
+    told = [f"in {counted(curve.steps, 'step')} {_constancy(curve)}" for curve in curves if curve.constancy]
+    return f"{text} Is that ratio the same at every size? {'; '.join(told).capitalize()}." if told else text
 
 
-def _verdict(curve: RatioCurve) -> str:
-    test, trend = curve.constancy, curve.trend
-    if test is None:
-        return "not tested"
-    outcome = "rejected" if test.rejected else "not rejected"
-    text = f"{outcome} in {_count(curve.steps, 'step')} (p {_relation(test.p)}"
-    if trend is None or trend.low <= 0 <= trend.high:
-        return f"{text})"
-    return f"{text}; it {'rises' if trend.low > 0 else 'falls'} with size)"
-
-
-def probability(p: float) -> str:
-    """A probability to two digits; below 0.0001 its size means nothing."""
-    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
-
-
-def _relation(p: float) -> str:
-    return f"= {probability(p)}" if p >= 1e-4 else probability(p)
+def _constancy(curve: RatioCurve) -> str:
+    return constancy_words(curve) if curve.judges else UNTOLD
 
 
 def checks(record: Record, analysis: Analysis) -> list[Check]:
@@ -152,7 +123,7 @@ def _check_teacher(record: Record, analysis: Analysis) -> Check:
         return Check(expected, "-", OPEN)
     low, value, high = (100 * fd / untrained for fd in (best.fd.low, best.fd.value, best.fd.high))
     limit = 100 * UNTRAINED_SHARE
-    verdict = _side(low, high, limit) if best.source == SEEDS else UNTOLD
+    verdict = _side(low, high, limit) if best.source in JUDGING else UNTOLD
     return Check(expected, f"{value:.2f} [{low:.2f}, {high:.2f}] %, {best.size}", verdict)
 
 
@@ -169,8 +140,8 @@ def _check_second_step(analysis: Analysis) -> Check:
     if not both:
         return Check(expected, "-", OPEN)
     worse = [size for size in both if fd[2, size].value >= fd[1, size].value]
-    measured = f"worse at {_listed(worse)}" if worse else f"at {len(both)} of {len(both)}"
-    if any(one.source != SEEDS for one in found):
+    measured = f"worse at {listed(worse)}" if worse else f"at {len(both)} of {len(both)}"
+    if any(one.source not in JUDGING for one in found):
         return Check(expected, measured, UNTOLD)
     if any(fd[2, size].low > fd[1, size].high for size in both):
         return Check(expected, measured, MISSED)
@@ -194,11 +165,16 @@ def _check_constancy(analysis: Analysis, method: str, steps: int, *, constant: b
     curve = analysis.ratio_curve(method, steps)
     if curve is None or curve.constancy is None:
         return Check(expected, "-", OPEN)
-    test = curve.constancy
-    if not curve.judges:
+    if not curve.judges or curve.constancy.verdict == NOT_TOLD:
         return Check(expected, f"mean {show(curve.mean)}", UNTOLD)
     agrees = HOLDS if constant else MET
-    return Check(expected, f"{test.verdict}, p {_relation(test.p)}", MISSED if test.rejected == constant else agrees)
+    against = MISSED if constant else HOLDS_NOT
+    trend = f"trend {show(curve.trend)}" if curve.trend else ""
+    p = f"p {relation(curve.constancy.p)}" if curve.constancy.p is not None else ""
+    measured = ", ".join(filter(None, [curve.constancy.verdict, trend, p]))
+    if curve.constancy.rejected:
+        return Check(expected, measured, against if constant else MET)
+    return Check(expected, measured, agrees if constant else against)
 
 
 def caveats(record: Record, analysis: Analysis) -> list[str]:
@@ -207,7 +183,7 @@ def caveats(record: Record, analysis: Analysis) -> list[str]:
     first = record.scores[0]
     near = [one for one in analysis.distances if one.fd.value < NEAR_FLOOR * first.floor]
     if near:
-        names = _listed([f"{curve_label(one.method, one.steps)} {one.size}" for one in near])
+        names = listed([f"{curve_label(one.method, one.steps)} {one.size}" for one in near])
         notes.append(f"less than {NEAR_FLOOR:g} times the floor, where finite N pulls ratios towards one: {names}")
     notes += [
         f"power law of {curve_label(law.method, law.steps)}: {text}" for law in analysis.laws for text in law.warnings
@@ -227,15 +203,3 @@ def untrained_distance(record: Record, teacher: Distance) -> float | None:
         run.untrained for run in record.scores if run.method == TEACHER and run.size == teacher.size and run.untrained
     ]
     return sum(known) / len(known) if known else None
-
-
-def _sizes(curve: RatioCurve) -> str:
-    return _count(len(curve.points), "size")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -8,17 +8,12 @@ from dataclasses import dataclass
 
 from scaling.analysis.summary import Analysis, show
 from scaling.analysis.table import curve_label, curve_order, method_label
-from scaling.analysis.uncertainty import NOISE, SAMPLES, SEEDS
+from scaling.analysis.words import HOLD
 from scaling.config.metrics import metric_label
 from scaling.report.figures import distance_figure, ratio_figure, training_figure
 from scaling.report.grids import Pixels, beside, grid_figure, matching, tile
 from scaling.report.record import Images, Record, RunRecord
 
-SOURCES = {
-    SEEDS: "the scatter between seeds",
-    SAMPLES: "resampling the generated images (noise of the samples, not of the training)",
-    NOISE: "a stated relative noise",
-}
 COLUMNS, SHOWN = 10, 20
 # Inches: a picture over the whole page, and one of two side by side.
 WIDE, NARROW = 9.0, 5.0
@@ -54,7 +49,7 @@ def draw_pictures(record: Record, analysis: Analysis | None) -> dict[str, list[P
 def _curves(record: Record, analysis: Analysis) -> list[Picture]:
     first = record.scores[0]
     name = metric_label(first.metric)
-    sources = " and ".join(SOURCES[source] for source in dict.fromkeys(one.source for one in analysis.distances))
+    sources = " and ".join(HOLD[source] for source in dict.fromkeys(one.source for one in analysis.distances))
     distance = Picture(
         "distance.png",
         distance_figure(analysis, name, first.n, first.floor),

@@ -11,11 +11,14 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from models.encoders import Encoder, get_encoder
 from models.family import network_config
 from models.network import NetworkConfig
+from scaling.config.encoders import EncoderFile, is_file, read_encoder
 from scaling.config.metrics import SpaceName
 from scaling.config.sections import (
     ConsistencyRecipe,
+    Data,
     Ema,
     Evaluation,
     Launch,
@@ -36,6 +39,28 @@ class RunData(Section):
     content_sha256: str = Field(description="hash of the training samples and labels in order")
     held_out_sha256: str = Field(description="hash of the held-out samples and labels in order")
     encoder: str = Field(description="name of the encoder")
+    definition: EncoderFile | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="a user's encoder; null: one of ours"
+    )
+    vae_sha256: str | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="of the weights that decode; null: no VAE"
+    )
+
+    def latent_encoder(self) -> Encoder:
+        """The encoder of the latents, with its constants."""
+        return self.definition.build() if self.definition else get_encoder(self.encoder)
+
+
+def run_data(data: Data, content_sha256: str, held_out_sha256: str, vae_sha256: str | None = None) -> RunData:
+    """What a run knows of a study's data: their content and their encoder, wherever they lie."""
+    encoder = read_encoder(Path(data.encoder)) if is_file(data.encoder) else None
+    return RunData(
+        content_sha256=content_sha256,
+        held_out_sha256=held_out_sha256,
+        encoder=encoder.name if encoder else data.encoder,
+        definition=encoder,
+        vae_sha256=vae_sha256,
+    )
 
 
 class RunSpec(Section):
@@ -86,6 +111,7 @@ class RunFile(Section):
     networks: NetworkFiles = Field(description="where the networks lie whose features judge")
     teacher_home: Path | None = Field(description="home of the teacher's run")
     weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
+    vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")
     launch: Launch
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.encoders import Encoder, get_encoder
 from models.network import NetworkConfig
 from models.trigflow import SIGMA_DATA
+from models.vae import Decoder, open_decoder
 from scaling.errors import Interrupted
 from scaling.methods.guidance import Network, guided, guided_by
 from scaling.run.randomness import derive_seed, normals
-from scaling.run.spec import RunSpec
+from scaling.run.spec import RunData, RunSpec
 from scaling.sampling.draw import Draw, draw_of
 from scaling.sampling.samplers import Velocity, sample_ddim, sample_student, sample_teacher
 
@@ -35,6 +37,8 @@ def generate(
     count: int,
     device: torch.device,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    vae: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` images uint8 [count, H, W, C] and labels int64 [count] of a run, as its sampling says.
 
@@ -43,7 +47,7 @@ def generate(
     """
     seeds = np.arange(count)
     labels = labels_of(seeds, spec.network_config().num_classes)
-    drawn = draw_images(spec, network, draw_of(spec, steps), seeds, labels, device, should_stop)
+    drawn = draw_images(spec, network, draw_of(spec, steps), seeds, labels, device, should_stop, vae=vae)
     return np.concatenate([images for _, images in drawn]), labels
 
 
@@ -57,30 +61,31 @@ def draw_images(
     device: torch.device,
     should_stop: Callable[[], bool] = lambda: False,
     guide: Network | None = None,
+    vae: Path | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions [B] among the seeds int64 [N] and their images uint8 [B, H, W, C], a pass at a time.
 
     An image depends on its seed and label alone: every pass has `draw.batch` samples, the last one by repetition, for
     kernels add in another order where a batch has another size. guide: the network of autoguidance.
+    vae: the folder of the VAE that decodes, where the run's encoder is one.
 
-    Raises Interrupted, and EncoderError at once where the run's encoder cannot make images.
+    Raises Interrupted, and EncoderError at once where the VAE is missing or another's.
     """
     config = spec.network_config()
-    encoder = get_encoder(spec.data.encoder)
-    encoder.require_codec()
+    decoder = run_decoder(spec.data, vae, device)
     size = draw.batch
     for first in range(0, len(seeds), size):
         if should_stop():
             raise Interrupted(f"stopped while sampling, at image {first} of {len(seeds)}")
         places = np.arange(first, min(first + size, len(seeds)))
         padded = np.resize(places, size)
-        images = _images(config, encoder, network, draw, seeds[padded], labels[padded], device, guide)
+        images = _images(config, decoder, network, draw, seeds[padded], labels[padded], device, guide)
         yield places, images[: len(places)]
 
 
 def _images(
     config: NetworkConfig,
-    encoder: Encoder,
+    decoder: Decoder,
     network: Network,
     draw: Draw,
     seeds: np.ndarray,
@@ -95,7 +100,7 @@ def _images(
         x = sample_student(f, noise("sample"), noise("renoise"), draw.steps, draw.intermediate_t)
     else:
         x = (sample_teacher if draw.sampler == "heun" else sample_ddim)(f, noise("sample"), draw.steps)
-    return encoder.to_images(x).cpu().numpy()
+    return decoder.samples(x).numpy()
 
 
 def _noise(seed: int, seeds: np.ndarray, shape: tuple[int, int, int], device: torch.device, purpose: str) -> Tensor:
@@ -125,6 +130,14 @@ def _velocity(network: Network, draw: Draw, labels: Tensor, takes_guidance: bool
         return guided(network, x, t, labels, strength)
 
     return velocity
+
+
+def run_decoder(data: RunData, vae: Path | None, device: torch.device) -> Decoder:
+    """What turns the latents of a run into images; EncoderError where `vae` is not the folder of its VAE."""
+    encoder = data.latent_encoder()
+    if encoder.vae is not None and data.vae_sha256 is not None:
+        encoder = replace(encoder, map=replace(encoder.vae, sha256=data.vae_sha256))
+    return open_decoder(encoder, vae, device)
 
 
 def zero_network(x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None) -> Tensor:

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import torch
 
+from data_pipeline.fashion import CLASS_NAMES, load_fashion
 from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
 from data_pipeline.reader import LatentReader
-from models.encoders import get_encoder
 from models.family import Family
+from scaling.config.encoders import known_encoder
+from scaling.config.sections import EMBEDDED
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.data.sources import Prepared
@@ -27,41 +29,54 @@ from scaling.training.sharding.placement import check_devices
 
 def check_runnable(config: StudyConfig) -> None:
     """ConfigError that lists every key whose value can be planned but not run, with the value and what to set."""
-    found = [f"  {key}: {reason} (value {value!r})" for key, value, reason in _obstacles(config)]
+    found = [f"  {key}: {reason} (value {value!r})" for key, value, reason in obstacles(config)]
     if found:
         raise ConfigError("\n".join([f"study {config.name!r} can be planned, but this version cannot run it:", *found]))
 
 
-def _obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
-    """(key, value, reason and remedy) of each."""
-    evaluation, encoder = config.evaluation, config.data.encoder
+def obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
+    """(key, value, reason and remedy) of each key whose value can be planned but not run."""
+    encoder = config.data.encoder
     if "vsd" in config.methods:
         yield "methods", list(config.methods), "vsd cannot be trained: remove it"
-    if get_encoder(encoder).codec is None:
-        if evaluation.metrics:
-            yield "data.encoder", encoder, "its VAE cannot make images to judge: set evaluation.metric to none"
-        if config.launch.grid_steps:
-            yield "launch.grid_steps", config.launch.grid_steps, "nor can it make images to look at: set 0"
+    if known_encoder(encoder, "data.encoder").vae is not None and config.data.vae is None:
+        yield "data.vae", None, f"encoder {encoder} is a VAE that decodes samples: name its folder"
+
+
+def check_embedded(study: Study) -> None:
+    """What `check_fit` and `check_samples` find of the embedded images, before these are packed into launch.folder."""
+    if study.config.data.source != EMBEDDED:
+        return
+    where = f"data.source {EMBEDDED} with encoder {study.config.data.encoder}"
+    images, labels = load_fashion("test")
+    latent = known_encoder(study.config.data.encoder, "data.encoder").encode(torch.from_numpy(images[:1, ..., None]))
+    _check_sizes(study, where, tuple(latent.shape[1:]), len(CLASS_NAMES))
+    if study.config.evaluation.metrics:
+        balanced(labels, study.config.evaluation.samples)
 
 
 def check_fit(study: Study, prepared: Prepared) -> None:
     """DataError unless every size of the study takes the latents and classes of the shards, held-out ones too."""
-    shards = prepared.shards
-    manifest = Manifest.load(shards)
+    manifest = Manifest.load(prepared.shards)
+    _check_sizes(study, str(prepared.shards), manifest.latent_shape, manifest.num_classes)
+    require_same_classes(manifest, Manifest.load(prepared.held_out), str(prepared.held_out))
+
+
+def _check_sizes(study: Study, where: str, shape: tuple[int, ...], num_classes: int) -> None:
+    """DataError unless every size takes latents of this shape and as many classes."""
     for size in study.config.sizes:
         network = study.family.size(size)
         takes = (network.latent_channels, network.resolution, network.resolution)
-        if manifest.shape != takes:
+        if shape != takes:
             raise DataError(
-                f"{shards}: holds latents {list(manifest.shape)}, but size {size!r} of family {study.config.family!r} "
+                f"{where}: holds latents {list(shape)}, but size {size!r} of family {study.config.family!r} "
                 f"takes {list(takes)}: choose a family with their latent_channels and resolution"
             )
-        if network.num_classes not in (0, manifest.num_classes):
+        if network.num_classes not in (0, num_classes):
             raise DataError(
-                f"{shards}: holds {manifest.num_classes} classes, but num_classes of size {size!r} of family "
+                f"{where}: holds {num_classes} classes, but num_classes of size {size!r} of family "
                 f"{study.config.family!r} is {network.num_classes}: make them equal, or num_classes 0"
             )
-    require_same_classes(manifest, Manifest.load(prepared.held_out), str(prepared.held_out))
 
 
 def check_samples(study: Study, prepared: Prepared) -> None:

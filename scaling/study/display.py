@@ -46,6 +46,14 @@ class Display:
             self._running[event.job] = self._progress.add_task(event.job, total=steps, note="starting")
             if not self._console.is_terminal:
                 self._console.print(f"started   {event.job}", highlight=False, markup=False, soft_wrap=True)
+        elif event.kind == "again" and event.job:
+            self._progress.remove_task(self._running.pop(event.job))
+            self._console.print(
+                f"again     {event.job} ({event.reason}): see {self._homes[event.job].log}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         elif event.kind == "finished" and event.job:
             self._finish(event)
         elif time.monotonic() - self._drawn > REFRESH_SECONDS:

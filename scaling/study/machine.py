@@ -23,6 +23,7 @@ from scaling.run.schemas import Environment
 # Packages that are not always there: what each is for, and the extra of trigscale that installs it.
 OPTIONAL = {
     "triton": ("attention kernels on GPUs; on CPUs nothing needs it", "gpu"),
+    "diffusers": ("VAEs: data encode, and samples of their latents", "vae"),
     "deepspeed": ("launch.strategy zero1, zero2 and zero3", "deepspeed"),
     "tensorboard": ("launch.tensorboard", "tensorboard"),
     "wandb": ("launch.wandb", "wandb"),
@@ -43,7 +44,7 @@ def describe_launch(
         "versions": versions(),
         "machine": machine(device),
         "seeds": config.seeds,
-        "data": {"dataset": config.data.source, **prepared.data.model_dump()},
+        "data": {"dataset": config.data.source, **prepared.data.model_dump(exclude={"definition"})},
     }
     return before.model_copy(update=facts)
 

@@ -29,7 +29,9 @@ class Study:
 def open_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read and check a study file and its family. Raises ConfigError or FamilyError."""
     config = load_study(path, overrides)
-    known_encoder(config.data.encoder, "data.encoder")
+    encoder = known_encoder(config.data.encoder, "data.encoder")
+    if encoder.vae is None and config.data.vae is not None:
+        raise ConfigError(f"data.vae: {config.data.vae}, but encoder {encoder.name!r} is no VAE: remove the key")
     family = load_family(config.family)
     for size in config.sizes:
         family.size(size)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.files import clear_partials
 from scaling.config.sections import foreign_ruler
 from scaling.data.reference import write_references
 from scaling.data.sources import locate, note, verify_changed
-from scaling.plan.costs import seconds_estimate
 from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
 from scaling.run.home import RunHome, StudyFolder, write_model
 from scaling.run.locks import locked
 from scaling.run.schemas import Environment, StudyRuns
 from scaling.run.spec import PlannedRun
-from scaling.study.checks import check_fit, check_launch, check_runnable, check_samples
+from scaling.study.checks import check_embedded, check_fit, check_launch, check_runnable, check_samples
 from scaling.study.expand import expand
+from scaling.study.jobs import run_jobs
 from scaling.study.launch import worker_environment, workers, write_homes
 from scaling.study.machine import describe_launch
 from scaling.study.open import Study
@@ -28,13 +30,24 @@ from scaling.training.checkpoints.files import steps_in
 from scaling.weights.teacher import verify_weights
 from scaling.work.stopping import EXIT_AGAIN
 from scaling.work.worker import COMMAND, EXIT_USAGE
-from slurm.graph import Job, JobGraph
+from slurm.graph import JobGraph
 from slurm.interrupts import Stopped
 from slurm.local import JobEvent, JobState, run_local
+
+if TYPE_CHECKING:
+    import torch
 
 MARGIN_SECONDS = 5.0  # of a run that ends itself after launch.stop_seconds
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A study whose data were verified and whose runs have their folders, within `prepared`."""
+
+    runs: tuple[PlannedRun, ...]
+    clock: Clock[Environment]
 
 
 def run_study(study: Study, command: str) -> int:
@@ -46,19 +59,35 @@ def run_study(study: Study, command: str) -> int:
     from scaling.report.build import build_report
     from scaling.study.display import open_display
 
+    device = pick_device(study.config.launch)
+    with prepared(study, device, command) as ready:
+        with ready.clock.stage("runs"), open_display(study, ready.runs) as display:
+            results = launch(study, ready.runs, device.type, display)
+        with ready.clock.stage("report"):
+            report = build_report(study.folder)
+        log.info("report: %s", report)
+        return exit_code(results)
+
+
+@contextmanager
+def prepared(study: Study, device: torch.device, command: str) -> Iterator[Ready]:
+    """Check the study, verify its data and write what its runs start from; the study's folder is locked meanwhile.
+
+    device: what the runs will compute on, as far as this machine can tell. Raises as `run_study`.
+    """
     check_runnable(study.config)
     verify_weights(study.config, study.family)
-    device = pick_device(study.config.launch)
     check_launch(study.config, study.family, device)
     for metric in study.config.evaluation.metrics[:1]:
         if said := foreign_ruler(study.config.data.source, metric.name):
             log.warning("%s", said)
     start = time.monotonic()
-    prepared = locate(study.config.data, study.config.launch.folder)
-    check_fit(study, prepared)
-    notes = verify_changed(prepared, study.config.launch.folder)
-    check_samples(study, prepared)
-    runs = expand(study.config, study.family, prepared.data)
+    check_embedded(study)
+    data = locate(study.config.data, study.config.launch.folder)
+    check_fit(study, data)
+    notes = verify_changed(data, study.config.launch.folder)
+    check_samples(study, data)
+    runs = expand(study.config, study.family, data.data)
     seconds = time.monotonic() - start
     folder = StudyFolder(study.folder)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -68,36 +97,26 @@ def run_study(study: Study, command: str) -> int:
         clock.add("data", seconds)
         note(notes)
         with clock.stage("data"):
-            references = write_references(prepared, study.config.evaluation, folder, device)
-        clock.start(describe_launch(clock.content, study.config, prepared, device, command))
-        write_homes(study, runs, prepared, references)
+            references = write_references(data, study.config.evaluation, folder, device)
+        clock.start(describe_launch(clock.content, study.config, data, device, command))
+        write_homes(study, runs, data, references)
         write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))
-        with clock.stage("runs"), open_display(study, runs) as display:
-            results = launch(study, runs, device.type, display)
-        with clock.stage("report"):
-            report = build_report(folder.path)
-        log.info("report: %s", report)
-        return exit_code(results)
+        yield Ready(tuple(runs), clock)
 
 
-def launch(study: Study, runs: Sequence[PlannedRun], device: str, display: Any) -> dict[str, int]:
+def finished(folder: Path, runs: Sequence[PlannedRun]) -> set[str]:
+    """Names of the runs that have their scores; damaged ones are set aside."""
+    return {run.name for run in runs if StudyFolder(folder).home(run.name).is_done()}
+
+
+def launch(
+    study: Study, runs: Sequence[PlannedRun], device: str, display: Any, command: Sequence[str] = COMMAND
+) -> dict[str, int]:
     """Run what has no scores yet, longest chain first; the exit code of each run that failed.
 
     Stopped by a signal it says what is saved before it raises Stopped.
     """
-    homes = {run.name: StudyFolder(study.folder).home(run.name) for run in runs}
-    pending = [run for run in runs if not homes[run.name].is_done()]
-    names = {run.name for run in pending}
-    jobs = [
-        Job(
-            name=run.name,
-            command=(*COMMAND, str(homes[run.name].path)),
-            log=homes[run.name].log,
-            parents=(run.parent.name(),) if run.parent and run.parent.name() in names else (),
-            cost=seconds_estimate(run.spec),
-        )
-        for run in pending
-    ]
+    jobs = run_jobs(study.folder, runs, finished(study.folder, runs), command)
     codes: dict[str, int] = {}
 
     def on_event(event: JobEvent) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from data_pipeline.order import SampleOrder
 from data_pipeline.reader import LatentReader
 from models.dropout import Dropout
-from models.encoders import get_encoder
 from scaling.config.sections import StudentRecipe, TeacherRecipe
 from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.guidance import NO_LABEL
@@ -33,7 +32,7 @@ class Batches:
         """microbatch: images of a pass; 0: the rank's whole share. ConfigError where shares would be unequal."""
         check_devices(f"{spec.method}-{spec.size}", spec.recipe.batch, world.size, microbatch)
         self.spec, self.reader, self.world = spec, reader, world
-        self.encoder = get_encoder(spec.data.encoder)
+        self.encoder = spec.data.latent_encoder()
         self.order = SampleOrder(len(reader), derive_seed(spec.seed, "order"))
         self.share = spec.recipe.batch // world.size
         self.size = microbatch or self.share
@@ -49,7 +48,7 @@ class Batches:
         """The samples at positions first .. first + size - 1."""
         recipe, seed, device, size = self.spec.recipe, self.spec.seed, self.world.device, self.size
         latents, labels = self.reader.read(self.order.indices(first, size))
-        x0 = self.encoder.normalize(onto(torch.from_numpy(latents), device).float())
+        x0 = self.encoder.normalize(self._draw(onto(torch.from_numpy(latents), device).float(), first))
         normal = normals(seed, "z", first, size, x0[0].numel(), device)
         tau = normals(seed, "t", first, size, 1, device).flatten()
         return Batch(
@@ -60,6 +59,14 @@ class Batches:
             dropout=self._dropout(first),
             guidance=self._guidance(first),
         )
+
+    def _draw(self, stored: Tensor, first: int) -> Tensor:
+        """Latents of stored ones; of moments mean + std eps, eps drawn anew at each position of the stream."""
+        if not self.reader.manifest.moments:
+            return stored
+        mean, std = stored.chunk(2, dim=1)
+        eps = normals(self.spec.seed, "latent", first, self.size, mean[0].numel(), self.world.device)
+        return mean + std * eps.reshape(mean.shape)
 
     def _labels(self, labels: Tensor, first: int) -> Tensor:
         """A teacher with guidance must know samples without labels too: some lose theirs."""

@@ -33,11 +33,13 @@ def train(
     launch: Launch,
     world: World,
     should_stop: Callable[[], bool],
+    vae: Path | None = None,
 ) -> None:
     """Train a run to its last step, continuing from its newest checkpoint, and leave the checkpoint of the last step.
 
     Every rank of the run calls it. A run of no steps is what it starts from, saved at step 0. Raises Interrupted on
-    all ranks, with the state saved, once `should_stop` says so on one; TrainingError after too many bad steps.
+    all ranks, with the state saved, once `should_stop` says so on one; TrainingError after too many bad steps. vae: the
+    folder of the VAE that makes the pictures of grids.
     """
     steps, folder = spec.recipe.steps, RunHome(home).checkpoints
     found = newest(folder, spec.identity(), world)
@@ -49,7 +51,7 @@ def train(
     if found is not None:
         trainer.restore(found)
         log.info("continuing after step %d of %d", found.step, steps)
-    with Session(spec, home, launch, trainer) as session:
+    with Session(spec, home, launch, trainer, vae) as session:
         if not steps:
             session.save()
         while trainer.step < steps:
@@ -74,9 +76,9 @@ class Session:
     is what a restart continues from.
     """
 
-    def __init__(self, spec: RunSpec, home: Path, launch: Launch, trainer: Trainer) -> None:
+    def __init__(self, spec: RunSpec, home: Path, launch: Launch, trainer: Trainer, vae: Path | None = None) -> None:
         self.launch, self.trainer, world = launch, trainer, trainer.world
-        self.grids = Grids(spec, launch, home, world)
+        self.grids = Grids(spec, launch, home, world, vae)
         self.profile = ProfileWindow(launch, home, world.device, world.rank)
         trackers = open_trackers(launch, home, spec, trainer.step) if world.leads else []
         self.metrics = MetricsLog(home, trainer.step, spec.recipe.batch, trackers) if world.leads else None

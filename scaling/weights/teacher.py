@@ -9,6 +9,7 @@ from pathlib import Path
 from models.encoders import RGB
 from models.family import Family, FamilyError
 from models.network import NetworkConfig
+from scaling.config.encoders import known_encoder
 from scaling.config.sections import ConsistencyRecipe
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
@@ -61,10 +62,11 @@ def _content_faults(saved: SavedModel, study: StudyConfig) -> Iterator[str]:
             "with --as trigflow-teacher"
         )
     encoder = description.encoder or RGB.name  # networks that see pixels take them as rgb-v1 does (EDM2)
-    if encoder != study.data.encoder:
+    ours = known_encoder(study.data.encoder, "data.encoder").name
+    if encoder != ours:
         yield (
             f"its encoder is {description.encoder or 'none (pixels, which is rgb-v1)'}, but data.encoder is "
-            f"{study.data.encoder}: one network's latents are noise to another; use data of its encoder"
+            f"{ours}: one network's latents are noise to another; use data of its encoder"
         )
 
 

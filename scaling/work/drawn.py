@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from models.encoders import get_encoder
 from scaling.methods.guidance import Network
 from scaling.run.spec import RunSpec
 from scaling.sampling.draw import Draw
-from scaling.sampling.generate import draw_images, labels_of
+from scaling.sampling.generate import draw_images, labels_of, run_decoder
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Drawn:
     device: torch.device
     classes: tuple[int, ...] | None = None
     guide: Network | None = None
+    vae: Path | None = None
     stop: Callable[[], bool] = lambda: False
 
     @property
@@ -39,14 +40,14 @@ class Drawn:
         """Height, width and channels."""
         config = self.spec.network_config()
         blank = torch.zeros(1, config.latent_channels, config.resolution, config.resolution, device=self.device)
-        height, width, channels = get_encoder(self.spec.data.encoder).to_images(blank).shape[1:]
+        height, width, channels = run_decoder(self.spec.data, self.vae, self.device).samples(blank).shape[1:]
         return height, width, channels
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """uint8 [B, H, W, C], at most `size` at a time, in the order of the seeds."""
         labels = labels_of(self.seeds, self.spec.network_config().num_classes, self.classes)
         made = draw_images(
-            self.spec, self.network, self.draw, self.seeds, labels, self.device, self.stop, guide=self.guide
+            self.spec, self.network, self.draw, self.seeds, labels, self.device, self.stop, self.guide, self.vae
         )
         for _, images in made:
             for start in range(0, len(images), size):

@@ -59,12 +59,12 @@ def default_metrics(reference: Path) -> tuple[Metric, ...]:
     return (METRICS["fid"],)
 
 
-def images_at(path: Path, seeds: str, steps: int | None, guidance: float | None, device: torch.device) -> Images:
+def images_at(path: Path, seeds: str, choices: Choices, device: torch.device) -> Images:
     """The images at a path, or those that the weights there draw."""
     if holds_weights(path):
         held = hold(path, device)
-        draw = drawn_by(held.spec, Choices(steps=steps, guidance=guidance))
-        return Drawn(held.spec, held.network, draw, parse_seeds(seeds), device)
+        draw = drawn_by(held.spec, choices)
+        return Drawn(held.spec, held.network, draw, parse_seeds(seeds), device, vae=choices.vae)
     return open_images(path)
 
 
@@ -73,8 +73,7 @@ def search_run(
     asked: Asked,
     names: str,
     seeds: str,
-    steps: int | None,
-    guidance: float | None,
+    choices: Choices,
     budget: int,
     to: Path | None,
     device: torch.device,
@@ -83,14 +82,19 @@ def search_run(
     metric = asked.metrics[0]
     if not metric.is_distance:
         raise ConfigError(f"--metrics {metric.name}: a search compares distances: name fid or an fd-... first")
-    chosen, choices = parse_seeds(seeds), Choices(steps=steps, guidance=guidance)
+    chosen = parse_seeds(seeds)
     spec = hold(home, device).spec
     variables = variables_of(names, spec, home)
     space = open_space(metric.space, asked.files, asked.resize, device)
     real = real_of(space, [metric], len(chosen), asked)
     evaluate = evaluator(home, space, real, chosen, choices, device)
     what = {"run": spec.name(), "metric": metric.name, "reference": real.sha256(), "network": space.about.sha256}
-    what |= {"seeds": seeds, "steps": steps, "guidance": guidance, "search": [one.name for one in variables]}
+    what |= {
+        "seeds": seeds,
+        "steps": choices.steps,
+        "guidance": choices.guidance,
+        "search": [one.name for one in variables],
+    }
     search = Search(to or home / "search", what, evaluate, budget)
     middle = {one.name: one.at(0.5) for one in variables}
     return {**what, **search.run(variables, middle).facts()}

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from data_pipeline.manifest import DataError
-from models.encoders import get_encoder
 from models.family import count_macs, count_parameters
 from scaling.config.metrics import Metric, SpaceName
 from scaling.evaluation.extract import Extracted, extract
@@ -43,10 +42,8 @@ def sets_of(spec: RunSpec) -> int:
 
 
 def count_of(spec: RunSpec) -> int:
-    """Samples of a set: N of the metrics, or a few to look at; none where the encoder cannot make images."""
-    if not spec.evaluation.metrics:
-        return LOOKED_AT if get_encoder(spec.data.encoder).codec is not None else 0
-    return spec.evaluation.samples
+    """Samples of a set: N of the metrics, or a few to look at."""
+    return spec.evaluation.samples if spec.evaluation.metrics else LOOKED_AT
 
 
 def request_of(spec: RunSpec, draw: Draw, number: int) -> Request:
@@ -61,9 +58,7 @@ def draw_samples(config: RunFile, home: RunHome, world: World, stop: Stop) -> No
     """Draw the sets of samples that are not there or not sound, on all ranks; rank 0 puts them together. Collective."""
     spec = config.spec
     home.samples.mkdir(exist_ok=True)
-    wanted = [
-        (steps, number) for steps in sampler_steps(spec) for number in range(sets_of(spec) if count_of(spec) else 0)
-    ]
+    wanted = [(steps, number) for steps in sampler_steps(spec) for number in range(sets_of(spec))]
     missing = world.told([each for each in wanted if not _there(home, *each)] if world.leads else None)
     if not missing:
         return
@@ -75,7 +70,8 @@ def draw_samples(config: RunFile, home: RunHome, world: World, stop: Stop) -> No
         target = File(home.sample(steps, number), request, to_run_npz)
         share = np.array_split(target.missing(), world.size)[world.rank]
         world.barrier()  # each has seen the same parts
-        drawn = draw_images(spec, network, draw, request.seeds[share], request.labels[share], world.device, stop)
+        seeds, labels = request.seeds[share], request.labels[share]
+        drawn = draw_images(spec, network, draw, seeds, labels, world.device, stop, vae=config.vae)
         try:
             for places, images in drawn:
                 target.add(share[places], images)
@@ -134,7 +130,7 @@ def _in_space(config: RunFile, home: RunHome, name: SpaceName, world: World, sto
             scores[metric.name].append(StepScore(steps=steps, nfe=nfe, **facts))
     if not world.leads:
         return {}
-    blank = _blank(spec, space, metrics, real, world.device, stop)
+    blank = _blank(config, space, metrics, real, world.device, stop)
     return {metric.name: _scores(config, metric, real, blank.get(metric.name), scores) for metric in metrics}
 
 
@@ -149,13 +145,16 @@ def _settings(spec: RunSpec, steps: int, device: torch.device) -> Settings:
 
 
 def _blank(
-    spec: RunSpec, space: Space, metrics: list[Metric], real: Real, device: torch.device, stop: Stop
+    config: RunFile, space: Space, metrics: list[Metric], real: Real, device: torch.device, stop: Stop
 ) -> dict[str, float]:
     """What a teacher's network scores before training, by the distances."""
+    spec = config.spec
     if spec.method != "teacher":
         return {}
     draw = draw_of(spec)
-    made = extract(space, Drawn(spec, zero_network, draw, np.arange(real.samples), device, stop=stop), stop)
+    made = extract(
+        space, Drawn(spec, zero_network, draw, np.arange(real.samples), device, vae=config.vae, stop=stop), stop
+    )
     settings = _settings(spec, draw.steps, device)
     return {one.name: judge(one, made, real, settings, error=False).value for one in metrics if one.is_distance}
 

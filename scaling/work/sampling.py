@@ -36,6 +36,7 @@ class Choices:
     noise_seed: int | None = None
     batch: int | None = None
     classes: tuple[int, ...] | None = None
+    vae: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ def sample_to(path: Path, to: Path, seeds: np.ndarray, choices: Choices, world: 
     share = np.array_split(target.missing(), world.size)[world.rank]
     world.barrier()  # each has seen the same state
     network = guide.network if guide else None
-    made = draw_images(held.spec, held.network, draw, seeds[share], labels[share], world.device, guide=network)
+    made = draw_images(
+        held.spec, held.network, draw, seeds[share], labels[share], world.device, guide=network, vae=choices.vae
+    )
     try:
         for places, images in made:
             target.add(share[places], images)

@@ -198,7 +198,7 @@ def evaluator(
             guidance=setting.get("guidance", choices.guidance),
             intermediate_t=setting.get("intermediate-t"),
         )
-        images = Drawn(held.spec, network, drawn_by(held.spec, chosen), seeds, device)
+        images = Drawn(held.spec, network, drawn_by(held.spec, chosen), seeds, device, vae=choices.vae)
         found = expand(extract(space, images).features, real.reference)
         assert found.influence is not None, "of an expansion"
         return Point(setting, found.value, found.error, found.influence)

@@ -26,6 +26,7 @@ from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, averaged_weights
 from scaling.weights.teacher import planned_weights
 from scaling.work.judging import draw_samples, evaluate
+from scaling.work.local_copy import nearest_shards
 from scaling.work.stopping import StopRequest
 
 
@@ -74,10 +75,10 @@ def _timed(clock: Clock[Timings] | None, stage: str) -> Iterator[None]:
 
 
 def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None:
-    reader = LatentReader(config.shards)
+    reader = LatentReader(nearest_shards(config.shards))
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    train(config.spec, home, reader, _origin(config), config.launch, world, stop)
+    train(config.spec, home, reader, _origin(config), config.launch, world, stop, config.vae)
 
 
 def _origin(config: RunFile) -> Origin | None:

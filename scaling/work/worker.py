@@ -1,8 +1,8 @@
 """One run: train, sample, evaluate; `python -m scaling.work.worker HOME`.
 
 Launching again continues what is unfinished. A run on several devices is as many processes: this one starts them,
-unless RANK says that it is one of them. Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped on request with its state
-saved ("again", EX_TEMPFAIL).
+unless RANK says that it is one of them. Exit codes (`slurm.restarts`): 0 done, 1 training cannot go on, 2 bad input, 70
+crashed ("software", EX_SOFTWARE), 75 stopped on request with its state saved ("again", EX_TEMPFAIL).
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from scaling.work.stopping import EXIT_AGAIN, StopRequest
 from slurm.ranks import run_ranks
+from slurm.restarts import CRASHED
+from slurm.restarts import FAILED as EXIT_FAILED
+from slurm.restarts import USAGE as EXIT_USAGE
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
 # A lock may be held by a run whose launcher is gone: how long after its launch.stop_seconds it is waited for.
 LOCK_SECONDS = 30.0
 COMMAND = (sys.executable, "-P", "-m", "scaling.work.worker")  # -P: nothing is imported from the current folder
@@ -27,25 +30,25 @@ UNBEGUN = "stopped before anything was begun; what earlier launches saved stays"
 log = logging.getLogger(__name__)
 
 
-def main() -> int:
-    """Run the home folder named on the command line and return the exit code."""
-    stop = StopRequest()  # before anything is imported that takes time
+def main(request: Callable[[], StopRequest] = StopRequest, command: Sequence[str] = COMMAND) -> int:
+    """Run the home folder named on the command line and return the exit code. command: that of each rank."""
+    stop = request()  # before anything is imported that takes time
     rank = os.environ.get("RANK")
     # Every rank says the same: the others speak up only when something is wrong.
     level, who = (logging.INFO, "") if rank in (None, "0") else (logging.ERROR, f"rank {rank}: ")
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(message)s")
     # The log's first line also takes its first block of the disk: where the disk fills up, there is room to say so.
     log.info("process %d on %s", os.getpid(), socket.gethostname())
-    return _ended(Path(sys.argv[1]), rank, stop)
+    return _ended(Path(sys.argv[1]), rank, stop, command)
 
 
-def _ended(home: Path, rank: str | None, stop: StopRequest) -> int:
+def _ended(home: Path, rank: str | None, stop: StopRequest, command: Sequence[str]) -> int:
     """The exit code once the run in `home`, or this rank's part of it, is done, stopped or failed."""
     from data_pipeline.errors import UserError
     from scaling.errors import Interrupted, TrainingError, explain
 
     try:
-        return _run(home, rank, stop)
+        return _run(home, rank, stop, command)
     except Interrupted as error:
         log.info("%s", error)
         return EXIT_AGAIN
@@ -55,9 +58,12 @@ def _ended(home: Path, rank: str | None, stop: StopRequest) -> int:
     except TrainingError as error:
         log.error("%s", error)
         return EXIT_FAILED
+    except Exception:
+        log.exception("crashed")
+        return CRASHED
 
 
-def _run(home: Path, rank: str | None, stop: StopRequest) -> int:
+def _run(home: Path, rank: str | None, stop: StopRequest, command: Sequence[str]) -> int:
     from scaling.errors import Interrupted
 
     if stop():
@@ -71,7 +77,7 @@ def _run(home: Path, rank: str | None, stop: StopRequest) -> int:
         raise Interrupted(UNBEGUN)
     launch = load_run(home).launch
     if rank is None and launch.devices > 1:
-        return run_ranks((*COMMAND, str(home)), launch.devices, os.environ, stop)
+        return run_ranks((*command, str(home)), launch.devices, os.environ, stop)
     with locked(home / ".lock", launch.stop_seconds + LOCK_SECONDS) if rank in (None, "0") else nullcontext():
         if rank in (None, "0"):
             clear_partials(home, home / "samples", home / "grids", home / "profile")

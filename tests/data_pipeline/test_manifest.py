@@ -129,5 +129,7 @@ def test_files_that_are_no_manifest(tmp_path: Path, text: str) -> None:
 
 
 def test_missing_manifest(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a complete folder of shards"):
-        Manifest.load(tmp_path)
+    (tmp_path / "images.npz").touch()
+    for folder in (tmp_path, tmp_path / "none", tmp_path / "images.npz"):
+        with pytest.raises(DataError, match="not a complete folder of shards"):
+            Manifest.load(folder)

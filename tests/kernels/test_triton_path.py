@@ -141,6 +141,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.nightly
 def test_compiles_once_for_all_lengths_to_wide_loads_and_warp_group_products(tmp_path: Path) -> None:
     by_row, by_column, refusal = without_interpreter(COMPILE, tmp_path).splitlines()
     assert (by_row, by_column) == ("3", "4")  # after the first two: one more for each layout

@@ -10,16 +10,19 @@ import torch
 
 from models.encoders import ENCODERS, EncoderError, get_encoder
 from models.trigflow import SIGMA_DATA
+from models.vae import open_decoder
 from scaling.data.sources import pack_images
+
+CPU = torch.device("cpu")
 
 
 def test_pixels_come_back() -> None:
     """Every value of a pixel, through `encode` and what networks see, to the very same value."""
     ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
-    for name, images in (("fashion-s2d-v1", ramp), ("rgb-v1", ramp.repeat(1, 1, 1, 3))):
+    for name, images in (("fashion-s2d-v1", ramp), ("grey-v1", ramp), ("rgb-v1", ramp.repeat(1, 1, 1, 3))):
         encoder = get_encoder(name)
         x = encoder.normalize(encoder.encode(images))
-        assert torch.equal(encoder.to_images(x), images)
+        assert torch.equal(open_decoder(encoder, None, CPU).samples(x), images)
 
 
 def test_rgb_reaches_the_network_as_it_is() -> None:
@@ -36,9 +39,10 @@ def test_rgb_reaches_the_network_as_it_is() -> None:
         (
             "rgb-v1",
             (2, 16, 16, 1),
-            "takes images uint8 of any size, 3 channels, these are uint8 of 16x16x1.*these: fashion-s2d-v1",
+            "takes images uint8 of any size, 3 channels, these are uint8 of 16x16x1.*these: fashion-s2d-v1, grey-v1",
         ),
-        ("fashion-s2d-v1", (2, 28, 28, 1), "no encoder takes these: bring them to a size"),
+        ("fashion-s2d-v1", (2, 28, 28, 1), "encoders that take these: grey-v1"),
+        ("grey-v1", (2, 28, 28, 2), "no encoder takes these: bring them to a size"),
         ("fashion-s2d-v1", (16, 16, 1), "no encoder takes these"),
     ],
 )
@@ -68,8 +72,8 @@ def test_latents_of_a_vae(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(x.flatten(1), torch.tensor([[0.0] * 4, [SIGMA_DATA] * 4]), atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(encoder.denormalize(x), z)
     assert encoder.decoder_macs == 1260.9e9
-    with pytest.raises(EncoderError, match=f"{name}.*a VAE encodes and decodes it"):
-        encoder.to_images(x)
+    with pytest.raises(EncoderError, match=f"{name}.*is a VAE, and none is named: set data.vae"):
+        open_decoder(encoder, None, CPU)
     with pytest.raises(EncoderError, match=name):
         pack_images(np.zeros((2, 512, 512, 3), np.uint8), np.zeros(2, np.int64), encoder, tmp_path / "to", "x", 1)
     assert list(tmp_path.iterdir()) == []
@@ -78,4 +82,4 @@ def test_latents_of_a_vae(tmp_path: Path, name: str) -> None:
 def test_decoders_that_cost_nothing() -> None:
     """Only a VAE counts in a plan."""
     assert {name for name, encoder in ENCODERS.items() if encoder.decoder_macs} == set(VAES)
-    assert {name for name, encoder in ENCODERS.items() if encoder.codec is None} == set(VAES)
+    assert {name for name, encoder in ENCODERS.items() if encoder.vae is not None} == set(VAES)

@@ -85,8 +85,10 @@ def test_multiply_adds_of_the_smallest_size(family: str) -> None:
     assert count_macs(config) == macs_of(built(config))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=() if p.stem == "nano" else pytest.mark.nightly, id=p.stem) for p in FAMILIES],
+)
 def test_multiply_adds_of_every_size_in_both_flavours_with_and_without_guidance(path: Path) -> None:
     for config, kind in product(sizes(path), KINDS):
         assert count_macs(replace(config, **kind)) == macs_of(built(replace(config, **kind)))

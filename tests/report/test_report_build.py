@@ -157,13 +157,11 @@ def test_analysis_json_and_table_agree(study: Path, whole: Page) -> None:
     assert mean["value"] == pytest.approx(1.5, rel=0.05)
 
 
-def test_one_seed_decides_nothing_and_the_first_sentence_says_why(whole: Page) -> None:
+def test_one_seed_is_judged_by_the_scatter_of_the_sizes_and_without_p(whole: Page) -> None:
     head = whole.text[whole.text.index(NAME, whole.text.index("Scaling study of")) + len(NAME) :]
-    assert head.strip().startswith("One seed: the intervals hold the noise of the drawn samples and nothing of what")
-    assert "Whether that ratio is the same at every size cannot be told from one seed." in head
-    assert "Of 8 expectations 8 cannot be told from this study." in head
-    assert re.search(r"p [<=] ", head) is None
-    assert "not rejected" not in whole.text
+    assert "Intervals (95 %) hold the scatter of the sizes about the law." in head
+    assert "Is that ratio the same at every size? In 1 step no, it falls with size" in head
+    assert re.search(r"p [<=] ", whole.text) is None
     assert "The limits are this project's own" in whole.text
 
 
@@ -178,9 +176,9 @@ def findings(folder: Path) -> tuple[list[str], dict[str, tuple[str, str]]]:
 def test_summary_says_what_held_and_what_was_rejected(tmp_path: Path, write_study: Writer) -> None:
     sentences, judged = findings(write_study(tmp_path / "seeds", seeds=3))
     text = " ".join(sentences)
-    assert text.startswith("The intervals hold the scatter between the seeds that were trained")
-    assert "A ratio that is the same at every size is not rejected in 1 step" in text
-    assert "A ratio that is the same at every size is rejected in 1 step (p < 0.0001; it falls with size)" in text
+    assert "Intervals (95 %) hold the scatter between seeds." in text
+    assert "the same at every size? In 1 step not contradicted (p = " in text
+    assert "In 1 step no, it falls with size (p < 0.0001)" in text
     assert "Nothing that was expected was missed." in text
     assert {verdict for _, verdict in judged.values()} == {"met", "not contradicted"}
 

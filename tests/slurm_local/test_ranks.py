@@ -47,7 +47,10 @@ def test_no_other_program_can_take_the_port() -> None:
     assert run(LISTENS, 1) == 0
 
 
-@pytest.mark.parametrize(("ending", "code"), [("sys.exit(2)", 2), ("os.kill(os.getpid(), 9)", 1), ("sys.exit(75)", 75)])
+ENDINGS = [("sys.exit(2)", 2), ("os.kill(os.getpid(), 9)", 70), ("sys.exit(75)", 75)]
+
+
+@pytest.mark.parametrize(("ending", "code"), ENDINGS)
 def test_the_first_failure_ends_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ending: str, code: int) -> None:
     """The other rank, which would sleep for minutes, is killed after its grace."""
     monkeypatch.setattr(ranks, "DEATH_SECONDS", 0.3)

@@ -22,7 +22,7 @@ from scaling.data.sources import pack_images, prepare
 from scaling.study.expand import expand
 from scaling.study.open import open_study
 from tests.study.conftest import STUDY, Homes, merge
-from tests.study.forked import LIMIT_SECONDS, Launched, alive
+from tests.study.marked import LIMIT_SECONDS, Launched
 
 METHODS = ("teacher", "scd", "sct")
 # The stage that each phase is known by, and the methods whose runs may be in it.
@@ -120,7 +120,7 @@ class Trials:
     ) -> Kill | None:
         """Launch the study and kill it at a random moment of that stage of its first run that comes to it."""
         launched = self.start(path, method)
-        _until(launched, lambda: launched.reached(stage))
+        _until(launched, lambda: stage in launched.doing())
         if stage == "training":
             done = sum(logged(home) for home in homes.study.glob("*-*-*"))
             steps = rng.randrange(12)
@@ -154,13 +154,12 @@ def _until(launched: Launched, true: Callable[[], bool]) -> None:
 
 def strike(launched: Launched, victim: str, rng: random.Random) -> Kill | None:
     """Kill the launcher, one process of the run or all; None where the launcher had ended."""
-    stages = [words[-1][0] for pid, words in launched.marks().items() if alive(pid)]
-    stage = next((stage for stage in ("scoring", "sampling", "training") if stage in stages), "none")
-    workers = launched.workers()
+    doing, workers = launched.doing(), launched.program.workers()
+    stage = next((stage for stage in ("scoring", "sampling", "training") if stage in doing), "none")
     if not launched.running() or not workers:
         return None
     if victim != "a process":
-        launched.kill()
+        launched.program.send_signal(signal.SIGKILL)
     for pid in workers if victim == "all" else [rng.choice(workers)] if victim == "a process" else []:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

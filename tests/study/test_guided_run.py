@@ -17,7 +17,7 @@ from scaling.training.checkpoints import checkpoint
 from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
 from scaling.training.trainer import Trainer
 from scaling.weights.trained import load_network
-from scaling.work.stages import run
+from scaling.work.stages import _origin, run
 from scaling.work.stopping import StopRequest
 from tests.study.trainers import batch_of, saved, trainer_of
 
@@ -63,6 +63,24 @@ def student(homes: Fixture) -> Trainer:
 def inputs(count: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     x = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return x, torch.linspace(0.1, 1.5, count), torch.arange(count)
+
+
+def test_a_student_takes_the_average_that_its_recipe_names(
+    tmp_path: Path, write_study: Fixture, homes_of: Fixture
+) -> None:
+    """Neither the other student's nor that which the teacher is sampled with."""
+    changes = {"teacher": {"steps": 3}, "ema": {"sigma_rel": [0.1, 0.05]}, "scd": {"teacher_ema": 0.05}}
+    homes = homes_of(write_study(tmp_path, **changes))
+    config = load_run(homes.of("teacher"))
+    teacher = trainer_of(config.spec, config.shards, None)
+    for _ in range(3):
+        teacher.train_step()
+    found = saved(teacher, homes.of("teacher") / "checkpoints")
+    for method, profile, other in (("scd", "ema-0.05/", "ema-0.1/"), ("sct", "ema-0.1/", "ema-0.05/")):
+        start = _origin(load_run(homes.of(method)))
+        assert start is not None
+        assert all(start.state[name].equal(tensor) for name, tensor in found.part(profile).items())
+        assert not all(start.state[name].equal(tensor) for name, tensor in found.part(other).items())
 
 
 def test_a_guided_student_from_data_to_scores(guided_homes: Fixture, tmp_path: Path, cli: Fixture) -> None:

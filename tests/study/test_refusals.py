@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,40 @@ def test_a_refused_launch_leaves_nothing(
         assert result.code == 2
         assert told in result.err
         assert entries(tmp_path) == {"study.yaml", "own"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"family": "img64", "sizes": ["s"], "by_size": {}}, "data.source fashion .* holds latents .*choose a family"),
+        ({"data": {"encoder": "rgb-v1"}}, "encoder 'rgb-v1' takes .*encoders that take these: fashion-s2d-v1"),
+        ({"evaluation": {"samples": 20_000}}, "1000 held-out images, 2000 are needed: lower evaluation.samples"),
+    ],
+)
+def test_the_embedded_images_are_not_packed_for_a_study_that_is_refused(
+    tmp_path: Path, write_study: Fixture, cli: Fixture, change: dict[str, Any], told: str
+) -> None:
+    data = {"source": "fashion", "held_out": None} | change.pop("data", {})
+    result = cli("study", "run", write_study(tmp_path, data=data, **change))
+    assert result.code == 2
+    assert re.search(told, result.err)
+    assert entries(tmp_path) == {"study.yaml"}
+
+
+def test_images_that_the_ruler_was_not_trained_on_are_said_before_anything_runs(
+    tmp_path: Path, write_study: Fixture, cli: Fixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a warning of `study run`, own shards or others; of the embedded images there is nothing to say."""
+    own = {"evaluation": {"samples": 1000}}  # refused right after
+    embedded = {"evaluation": {"samples": 20_000}, "data": {"source": "fashion", "held_out": None}}
+    for changes, count in ((own, 1), (embedded, 0)):
+        caplog.clear()
+        assert cli("study", "run", write_study(tmp_path, **changes)).code == 2
+        said = [
+            record.getMessage() for record in caplog.records if "classifier of Fashion-MNIST" in record.getMessage()
+        ]
+        assert len(said) == count
+        assert all("never trained on such" in text and "shards" in text for text in said)
 
 
 def test_what_is_saved_is_said(homes: Fixture) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 
 from data_pipeline.arrays import load_arrays
 from data_pipeline.reader import LatentReader
+from scaling.cli.main import app
 from scaling.config.families import CONFIGS, load_family
 from scaling.config.study import StudyConfig, find_study
 from scaling.config.validation import describe
@@ -92,6 +94,15 @@ def test_shipped_studies_go_by_name(cli: Fixture, tmp_path: Path, monkeypatch: p
     assert "no such file; of the shipped studies, which go by name, did you mean 'fashion'?" in result.err
     Path("fashion").write_text("name: mine")
     assert find_study(Path("fashion")) == Path("fashion")
+
+
+def test_every_command_speaks_json() -> None:
+    groups = getattr(typer.main.get_command(app), "commands", {})
+    commands = {
+        f"{n} {m}": c for n, group in groups.items() for m, c in getattr(group, "commands", {"": group}).items()
+    }
+    silent = {name.strip() for name, found in commands.items() if not any(p.name == "as_json" for p in found.params)}
+    assert silent == {"study schema"}  # which is JSON
 
 
 def test_data_commands_speak_json(cli: Fixture, shards: dict[str, str], tmp_path: Path) -> None:

@@ -66,7 +66,10 @@ def test_all_that_changes_only_how_changes_nothing(strategy: str) -> None:
     one = Case("scd", guided=True)
     passes = BATCH // STRATEGIES[strategy] // 2
     how = replace(spread(one, strategy), passes=passes, checkpointing=True, cut=one.steps // 2)
-    assert difference(curves(how).loss, curves(one).loss) < EXACT
+    ours, wanted = curves(how), curves(one)
+    assert difference(ours.loss, wanted.loss) < EXACT
+    # Adam's steps do not tell a gradient from a multiple of it, such as a sum over microbatches from their mean.
+    assert difference(ours.grad_norm, wanted.grad_norm) < EXACT
 
 
 @pytest.mark.parametrize("name", golden_cases())

@@ -23,10 +23,8 @@ def losses(case: Case, shards: Path) -> list[float]:
         return [trainer.train_step().entry["loss"] for _ in range(STEPS)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "strategy", ["fsdp2", pytest.param("zero3", marks=pytest.mark.nightly)]
-)  # whose hooks reach into every block
+@pytest.mark.nightly
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])  # whose hooks reach into every block
 def test_compiled_blocks_train_to_the_same_losses(tmp_path: Path, strategy: str) -> None:
     case = Case("sct", strategy=strategy, ranks=STRATEGIES[strategy], compile=True)
     first, *others = run_ranks(case.ranks, losses, case, pack_small(tmp_path))

@@ -25,8 +25,8 @@ from tests.training.kills import (
     small_study,
 )
 
-KILLS = 3  # of each run; benchmarks/kills.py does more
-BY_DAY = ("ddp", "fsdp2", "zero3")  # with two ranks; the others at night
+KILLS = 2  # of each run, at a random moment and in a write; benchmarks/kills.py does more
+BY_DAY = ("fsdp2", 2, "scd")  # the others at night
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def alone(study: Homes, tmp_path: Path) -> Iterator[Homes]:
 
 @pytest.mark.parametrize(
     ("strategy", "size", "method"),
-    [pytest.param(*run, marks=() if run[0] in BY_DAY and run[1] == 2 else pytest.mark.nightly) for run in RUNS],
+    [pytest.param(*run, marks=() if run == BY_DAY else pytest.mark.nightly) for run in RUNS],
 )
 def test_a_run_killed_again_and_again_loses_nothing(
     alone: Homes, tmp_path: Path, strategy: str, size: int, method: str

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.config.sections import TeacherRecipe
+from scaling.config.sections import Ema, TeacherRecipe
 from scaling.errors import TrainingError
 from scaling.training.sharding.world import World, joined
 from scaling.training.trainer import Trainer, learning_rate
@@ -39,6 +39,25 @@ def spoil(trainer: Trainer, steps: set[int]) -> None:
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: piece.local.clone() for name, piece in trainer.engine.weights().items()}
+
+
+def test_averages_follow_the_weights_that_a_step_left(shards: Path) -> None:
+    """The closed form of three updates at a half-life; at a power-function profile the first update leaves theta_1."""
+    ema = Ema(sigma_rel=(0.05,), half_life_images=(16,))
+    trainer = trainer_of(shards, "ddp", World(0, 1, CPU), ema=ema)
+    beta, visited = 0.5 ** (8 / 16), [weights(trainer)]
+    for _ in range(3):
+        trainer.train_step()
+        visited.append(weights(trainer))
+        if len(visited) == 2:
+            first = trainer.averages.pieces("ema-0.05")
+            assert all(torch.equal(first[name].local, tensor) for name, tensor in visited[1].items())
+    shares = [beta**3, *((1 - beta) * beta ** (3 - n) for n in (1, 2, 3))]
+    found = trainer.averages.pieces("ema-16images")
+    for name in visited[0]:
+        wanted = sum((share * each[name] for share, each in zip(shares, visited, strict=True)), torch.zeros(()))
+        torch.testing.assert_close(found[name].local, wanted, rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(tensor, visited[1][name]) for name, tensor in visited[0].items())
 
 
 def skip_one(shards: Path, strategy: str) -> tuple[list[dict[str, float]], list[bool], int, int]:

@@ -24,7 +24,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Homes:
     return small_study(tmp_path_factory.mktemp("watched"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_two_lives_leave_what_one_leaves(homes: Homes, how: signal.Signals) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     pytest.importorskip("wandb")

@@ -12,14 +12,19 @@ import torch
 
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
+from models.vae import Decoder, open_decoder
 
 
 @dataclass(frozen=True)
 class ShardImages:
-    """The images of a folder of shards as a stream: decoded as they are asked for, all or those at `places`."""
+    """The images of a folder of shards as a stream: decoded as they are asked for, all or those at `places`.
+
+    decoder: of their latents; None where the encoder is a formula. Of moments the mean is decoded.
+    """
 
     folder: Path
     places: np.ndarray | None = None
+    decoder: Decoder | None = None
 
     @cached_property
     def reader(self) -> LatentReader:
@@ -50,4 +55,10 @@ class ShardImages:
 
     def _decode(self, places: np.ndarray) -> np.ndarray:
         latents, _ = self.reader.read(places)
-        return get_encoder(self.reader.manifest.encoder).decode(torch.from_numpy(latents).float()).numpy()
+        channels = self.reader.manifest.latent_shape[0]
+        return self._decoder.latents(torch.from_numpy(latents[:, :channels]).float()).numpy()
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        """The one that was given, or that of the encoder; EncoderError where that is a VAE."""
+        return self.decoder or open_decoder(get_encoder(self.reader.manifest.encoder), None, torch.device("cpu"))

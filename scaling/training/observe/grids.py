@@ -9,13 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from data_pipeline.files import write_bytes_atomic
-from models.encoders import EncoderError, get_encoder
+from models.encoders import EncoderError
 from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
 from scaling.sampling.evaluations import sampler_steps
-from scaling.sampling.generate import generate
+from scaling.sampling.generate import generate, run_decoder
 from scaling.sampling.pictures import to_png
 from scaling.training.sharding.gather import gather
 from scaling.training.sharding.pieces import Piece
@@ -34,14 +34,15 @@ class Grids:
     Nothing that training draws from changes: no global generator is used.
     """
 
-    def __init__(self, spec: RunSpec, launch: Launch, home: Path, world: World) -> None:
-        """Raises ConfigError where grids are asked for and the run's encoder cannot make images."""
+    def __init__(self, spec: RunSpec, launch: Launch, home: Path, world: World, vae: Path | None = None) -> None:
+        """vae: the folder of the VAE that decodes. Raises ConfigError where grids are asked for and it is not there."""
         self._spec, self._every, self._folder, self._world = spec, launch.grid_steps, RunHome(home).grids, world
-        if self._every:
+        self._vae = vae
+        if self._every and world.leads:
             try:
-                get_encoder(spec.data.encoder).require_codec()
+                run_decoder(spec.data, vae, world.device)
             except EncoderError as error:
-                raise ConfigError(f"launch.grid_steps: {self._every}, but {error}: set it to 0") from error
+                raise ConfigError(f"launch.grid_steps: {self._every}, but {error}, or grid_steps to 0") from error
 
     def due(self, step: int) -> bool:
         """Whether a grid is drawn after this step."""
@@ -63,7 +64,7 @@ class Grids:
         paths = []
         for steps in sampler_steps(spec):
             try:
-                images, _ = generate(spec, network, steps, SIDE * SIDE, device)
+                images, _ = generate(spec, network, steps, SIDE * SIDE, device, vae=self._vae)
             except ValueError as error:  # samples that are not finite: training goes on, or says itself what is wrong
                 log.warning("no grid of %d-step samples after step %d: %s", steps, step, error)
                 continue

@@ -1,0 +1,49 @@
+"""Images in a tree with one folder a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_pipeline.labels import class_order
+from data_pipeline.manifest import DataError
+from data_pipeline.sources.source import SUFFIXES, Found, Source, build, is_hidden, is_image
+from data_pipeline.text import is_safe, shown
+
+
+def folder_source(path: Path) -> Source:
+    """The images of a folder with one subfolder a class, sorted by path; hidden files are passed over.
+
+    Classes are labelled in the order of their names, as numbers where all are whole numbers. Raises DataError for a
+    folder without subfolders, a class without images, and a file in a class folder that is no image; names it.
+    """
+    classes = class_order([name for name in _visible(path) if (path / name).is_dir()])
+    if not classes:
+        raise DataError(f"{path} has no subfolders: put the images of each class into a subfolder of its name")
+    found = Found()
+    for label, name in enumerate(classes):
+        before = len(found.names)
+        _walk(path, name, label, found)
+        if len(found.names) == before:
+            raise DataError(f"{path / name} holds no images: add some or remove the folder")
+    return build(path.resolve().name, [path], found, classes)
+
+
+def _walk(root: Path, inside: str, label: int, found: Found) -> None:
+    for name in _visible(root / inside):
+        relative = f"{inside}/{name}"
+        if (root / relative).is_dir():
+            _walk(root, relative, label, found)
+        elif is_image(name):
+            found.add(relative, label)
+        else:
+            raise DataError(
+                f"{root / relative} is not an image file: a class folder holds {', '.join(SUFFIXES)} files alone"
+            )
+
+
+def _visible(folder: Path) -> list[str]:
+    names = sorted(entry.name for entry in folder.iterdir() if not is_hidden(entry.name))
+    for name in names:
+        if not is_safe(name):
+            raise DataError(f"{folder} holds {shown(name)}, a name with control characters: rename it")
+    return names

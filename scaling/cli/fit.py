@@ -1,0 +1,66 @@
+"""The command `trigscale fit`: laws of any table, or of studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scaling.cli.output import AsJson, show
+
+
+def fit(
+    tables: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TABLE...",
+            help="CSV files with a score and a cost, published/NAME.csv, or folders of studies",
+        ),
+    ],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="what a column holds: fd=FID, 'macs=GMACs*1e9'; several fd= are several metrics"),
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="this metric alone; else each is analysed by itself")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="macs, parameters, training, images or sampling; the first that there is")
+    ] = None,
+    predict: Annotated[list[str] | None, typer.Option(help="a size, such as xxl, or macs=5.5e11")] = None,
+    hold_out: Annotated[int, typer.Option(min=0, help="largest sizes that are predicted from the others")] = 1,
+    relative_noise: Annotated[
+        float | None,
+        typer.Option(min=0.0001, max=1, help="assume this scatter of one score; else it is estimated"),
+    ] = None,
+    law: Annotated[
+        str | None, typer.Option(help="surface: E + A/N^alpha + B/D^beta; isoflop: parabolas at equal training compute")
+    ] = None,
+    drop_highest: Annotated[int, typer.Option(min=0, help="leave out so many of the highest scores")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit ratios and scaling laws to results, with intervals: e.g. published/scm-imagenet512.csv --predict xxl."""
+    from scaling.analysis.axis import by_metric, default_axis
+    from scaling.analysis.gather import drop, gather
+    from scaling.analysis.summary import analyse
+    from scaling.analysis.targets import resolve_targets
+    from scaling.cli.fit_tables import render
+
+    groups = by_metric(gather(tables, column or []), metric)
+    shown: list[Any] = []
+    found: list[dict[str, Any]] = []
+    for name, group in groups.items():
+        rows = drop(group, drop_highest)
+        shown += [f"{name or 'score'}{f' at N = {rows[0].n:,}' if rows[0].n else ''}"] if len(groups) > 1 else []
+        if law is not None:
+            from scaling.cli.surface_tables import fit_law
+
+            lines, content = fit_law(law, rows, predict or [])
+            shown += lines
+            found.append({"metric": name, **content})
+            continue
+        axis = against or default_axis(rows)
+        targets = resolve_targets(predict or [], rows, axis)
+        analysis = analyse(rows, relative_noise=relative_noise, axis=axis, hold_out=hold_out, targets=targets)
+        shown += render(analysis)
+        found.append(analysis.to_json())
+    show(shown, {"tables": [str(Path(table)) for table in tables], "analyses": found}, as_json)

@@ -1,0 +1,121 @@
+"""A cluster file: where on a cluster the runs of a study go, and what they ask for beside what the plan knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, model_validator
+
+from data_pipeline.text import is_safe
+from scaling.config.families import CONFIGS
+from scaling.config.sections import Positive
+from scaling.config.validation import ConfigError, Section, choices, read_yaml, validate
+
+# What `study submit` itself says to sbatch; given by hand it would break what relies on it.
+OURS = {
+    **dict.fromkeys(("array", "dependency", "kill-on-invalid-dep"), "the graph of the study's jobs sets it"),
+    **dict.fromkeys(("output", "error", "open-mode", "export", "comment", "job-name"), "trigscale sets it"),
+    **dict.fromkeys(("signal",), "set signal_seconds"),
+    **dict.fromkeys(("time",), "set minutes"),
+    **dict.fromkeys(("mem",), "set memory_gb"),
+    **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node"), "launch.devices of the study and devices_per_node say it"),
+    **dict.fromkeys(("gpus-per-task", "gpus-per-node", "gpus"), "one GPU a task is asked for, unless gpus is false"),
+    **dict.fromkeys(("cpus-per-task",), "set cpus_per_task"),
+    **dict.fromkeys(("requeue", "no-requeue"), "jobs must be requeued to continue"),
+}
+
+
+def variable_name(name: str) -> str:
+    """The name, found fit for an environment variable; ValueError."""
+    if not name.isascii() or not name.isidentifier():
+        raise ValueError("is no name of an environment variable: letters, digits and underscores")
+    return name
+
+
+def one_line(text: str) -> str:
+    """The text, found to be one line; ValueError."""
+    if not text or not is_safe(text):
+        raise ValueError("is empty or has line breaks or control characters: write one line")
+    return text
+
+
+Variable = Annotated[str, AfterValidator(variable_name)]
+Line = Annotated[str, AfterValidator(one_line)]
+ENOUGH_MINUTES = 366 * 24 * 60
+
+
+class Cluster(Section):
+    """A cluster file. What it leaves out, the plan and the study say, or the cluster's own defaults."""
+
+    partition: Line | None = Field(default=None, description="partition of the runs; null: the cluster's default")
+    account: Line | None = Field(default=None, description="account that is charged")
+    qos: Line | None = Field(default=None, description="quality of service")
+    constraint: Line | None = Field(default=None, description="features that nodes must have")
+    gpus: bool = Field(default=True, description="one GPU a device of launch.devices; false: CPUs, over gloo")
+    devices_per_node: Positive = Field(default=8, description="devices of one run that share a node, at most")
+    cpus_per_task: Positive | None = Field(default=None, description="CPU cores a device; null: launch.threads")
+    memory_gb: Positive | None = Field(default=None, description="memory of a node for one run, GB of 1024 MB")
+    minutes: Annotated[int, Field(ge=1, le=ENOUGH_MINUTES)] | None = Field(
+        default=None,
+        description="time limit of one start, in minutes; longer runs continue in another; null: the plan's estimate",
+    )
+    max_minutes: Annotated[int, Field(ge=1, le=ENOUGH_MINUTES)] = Field(
+        default=24 * 60, description="most minutes that the plan's estimate may ask for"
+    )
+    report_minutes: Positive = Field(default=30, description="time limit of the report, in minutes")
+    signal_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=120, description="seconds before its time limit at which a run is told to save and end"
+    )
+    parallel: int = Field(default=0, ge=0, description="runs of one kind at once; 0: as many as there is room for")
+    modules: tuple[Line, ...] = Field(default=(), description="modules to load, by `module load`")
+    setup: tuple[Line, ...] = Field(default=(), description="lines of bash before the program; a failing one ends it")
+    container: tuple[Line, ...] = Field(
+        default=(), description="words in front of the program, such as [apptainer, exec, --nv, image.sif]"
+    )
+    container_python: Line = Field(default="python3", description="Python inside the container")
+    environment: dict[Variable, Line] = Field(
+        default_factory=dict, description="environment of the jobs: {NAME: value}"
+    )
+    pass_environment: tuple[Variable, ...] = Field(
+        default=(), description="variables of the submitting shell that jobs may see, such as WANDB_API_KEY"
+    )
+    local_copy: Line | None = Field(
+        default=None, description="folder on each node's own disk that training shards are copied to; null: none"
+    )
+    sbatch: dict[str, str | int | bool] = Field(
+        default_factory=dict, description="any other option of sbatch, by its long name: {reservation: NAME}"
+    )
+
+    @model_validator(mode="after")
+    def _leaves_ours(self) -> Cluster:
+        for option in self.sbatch:
+            name = option.replace("_", "-").lstrip("-")
+            if name in OURS:
+                raise ValueError(f"sbatch.{option}: {OURS[name]}: remove it here")
+            if not name.replace("-", "").isalnum():
+                raise ValueError(
+                    f"sbatch.{option}: is no option of sbatch: write its long name without dashes in front"
+                )
+        if self.minutes is not None and 60 * self.minutes <= self.signal_seconds:
+            raise ValueError(
+                f"signal_seconds: {self.signal_seconds} is not before a time limit of {self.minutes} minutes: lower it"
+            )
+        return self
+
+
+def load_cluster(path: Path) -> Cluster:
+    """Read a cluster file, or the one of that name that is shipped. ConfigError names file, key and value."""
+    return validate(Cluster, read_yaml(find_cluster(path)), str(path))
+
+
+def find_cluster(path: Path) -> Path:
+    """The file at `path`, else the one of that name in configs/cluster. ConfigError where there is neither."""
+    if path.exists():
+        return path
+    shipped: dict[str, Any] = {file.stem: file for file in sorted((CONFIGS / "cluster").glob("*.yaml"))}
+    if str(path) in shipped:
+        return shipped[str(path)]
+    raise ConfigError(
+        f"{path}: no such file; of the shipped examples, which go by name, {choices(path.stem, [*shipped])}"
+    )

@@ -1,0 +1,89 @@
+"""`study rehearse` on this machine, `study logs`, and what both say where something is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaling.study.open import open_study
+from scaling.study.rehearse import STEPS, disk, shortened
+from scaling.work.rehearsed import KILLED
+
+Fixture = Callable[..., Any]
+
+
+@pytest.mark.slow
+def test_every_stage_is_tried_and_every_run_killed(
+    tmp_path: Path, write_study: Fixture, spawn: Fixture, cli: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole study in little: two methods, three processes that die."""
+    path = write_study(tmp_path, methods=["teacher", "scd"], launch={"workers": 1})
+    result = spawn("scaling", "study", "rehearse", path, "--json").wait()
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    works = {check["what"]: check["found"] for check in found["checks"] if check["works"]}
+    assert {"study file", "data", "disk", "report"} <= works.keys()
+    for method in ("teacher", "scd"):
+        assert works[f"{method}-xs"] == "trained, killed, continued, sampled and judged"
+    assert [each["run"] for each in found["measured"]] == ["teacher-xs", "scd-xs"]
+    assert found["corrected_hours"] == pytest.approx(sum(each["device_hours"] for each in found["measured"]))
+    assert not (tmp_path / "runs" / "tiny").exists()
+    folder = tmp_path / "runs" / "tiny-rehearsal"
+    for home in folder.glob("*-xs-*"):
+        assert (home / KILLED).exists()
+        steps = [json.loads(line)["step"] for line in (home / "metrics.jsonl").read_text().splitlines()]
+        assert steps == list(range(1, STEPS + 1))
+    said = cli("study", "logs", path, "scd", "name=tiny-rehearsal").out
+    assert said.splitlines()[-1].endswith("done")
+    assert cli("study", "logs", path, "s", "name=tiny-rehearsal").code == 0
+    ambiguous = cli("study", "logs", path, "nothing", "name=tiny-rehearsal")
+    assert (ambiguous.code, "is no run" in ambiguous.err) == (2, True)
+    monkeypatch.setenv("SOME_TOKEN", said.split()[1])
+    assert "[SOME_TOKEN]" in cli("study", "logs", path, "scd", "name=tiny-rehearsal").out
+
+
+def test_what_is_missing_is_listed_and_nothing_runs(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    path = write_study(tmp_path, evaluation={"metric": "fid"})
+    result = cli("study", "rehearse", path, "--json")
+    found = {check["what"]: check for check in json.loads(result.out)["checks"]}
+    assert result.code == 1
+    assert found["evaluation.metric"]["works"] is False
+    assert found["data"]["works"] is True
+    assert found["runs"]["works"] is None
+    assert not (tmp_path / "runs" / "tiny-rehearsal").exists()
+
+
+def test_memory_is_held_against_the_device(tmp_path: Path, cli: Fixture) -> None:
+    """Of the paper's largest size on one small device; nothing runs, whatever else is missing."""
+    words = ("imagenet512", "sizes=[xxl]", "methods=[teacher]", "launch.accelerator=a100-40gb", "launch.devices=1")
+    result = cli("study", "rehearse", *words, f"launch.folder={tmp_path}", "--sizes-on-meta", "--json")
+    found = {check["what"]: check for check in json.loads(result.out)["checks"]}
+    assert result.code == 1
+    assert found["memory of teacher-xxl"]["works"] is False
+    assert "a smaller launch.microbatch" in found["memory of teacher-xxl"]["found"]
+    assert found["disk"]["works"] is not None
+    assert "runs" not in found
+
+
+def test_the_short_study_is_the_same_but_for_its_length(tmp_path: Path, write_study: Fixture) -> None:
+    study = open_study(write_study(tmp_path, by_size={"xs": {"scd": {"steps": 99, "lr": 0.5}}}))
+    small = shortened(study)
+    assert small.config.name == "tiny-rehearsal"
+    assert small.config.recipe("scd", "xs").model_dump() == {
+        **study.config.recipe("scd", "xs").model_dump(),
+        "steps": STEPS,
+    }
+    assert small.config.launch.devices == study.config.launch.devices
+
+
+def test_a_full_disk_is_foreseen(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    plan: Any = SimpleNamespace(runs=[SimpleNamespace(disk_bytes=10**18)])
+    check = disk(tmp_path, plan)
+    assert check.works is False
+    assert "make room" in check.found
