@@ -195,7 +195,7 @@ def test_a_picture_shows_labels(tmp_path: Path) -> None:
     with Image.open(tmp_path / "s.png") as picture:
         assert picture.size == (10 * 48, 2 * (48 + 14))
         pixels = np.asarray(picture)
-    assert pixels[48:62, :48].max() == 255  # the label under the first image
+    assert pixels[48:62, :48].max() > 200  # the label under the first image
     assert pixels[:48].max() == 0
     with pytest.raises(SampleError, match=r"s\.jpg: name it FILE\.png"):
         open_target(tmp_path / "s.jpg", request(3))

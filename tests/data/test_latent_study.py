@@ -20,6 +20,7 @@ from scaling.data.sources import locate
 from scaling.evaluation.images.shards import ShardImages
 from scaling.run.home import RunHome
 from scaling.run.randomness import normals
+from scaling.run.samples import maker, read_samples
 from scaling.run.spec import RunData, load_run
 from scaling.sampling.generate import run_decoder
 from scaling.study.checks import check_fit

@@ -36,7 +36,7 @@ def test_clean_is_pils_bicubic_on_floats(height: int, width: int) -> None:
 
 def test_legacy_torch_is_torchs_bilinear() -> None:
     wanted = F.interpolate(tensor(IMAGES), (90, 17), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(resize(tensor(IMAGES), 90, 17, "legacy-torch"), wanted, atol=2e-4, rtol=0)
+    torch.testing.assert_close(resize(tensor(IMAGES), 90, 17, "legacy-torch"), wanted, atol=2e-3, rtol=0)
 
 
 def test_legacy_tf_is_that_of_tensorflow_1() -> None:
