@@ -2,7 +2,7 @@
 
     PEERS=/folder/with/peers python benchmarks/metrics_agreement.py [--images 64] [--samples 2000]
 
-Two parts, since the distances need no network. Features: `--images` images of 64 x 64 through each tool's own resize and
+Two parts, since the distances need no network. Features: `--images` images of 64 x 64 through each tool's resize and
 Inception with one set of random weights. Distances: `--samples` made-up features of 256 dimensions through each tool's
 functions. Peers: clean-fid 0.1.35, pytorch-fid 0.3.0, torch-fidelity 0.3.0, torchmetrics 1.9.0, prdc 0.2, torchvision
 0.28.0, installed apart by `pip install --target DIR --no-deps`. Guesses were written down before the first run.

@@ -101,7 +101,8 @@ def load_scores(study: Path) -> list[Row]:
     Raises TableError when there is none or when metric or N differ between runs, DamagedError for a damaged file.
     """
     homes = [RunHome(path.parent) for path in sorted(study.glob("*/scores.json"))]
-    scores = [found for home in homes if (found := home.read_scores()) is not None]
+    found = [home.read_scores() for home in homes]
+    scores = [one for one in found if one is not None and one.head is not None]
     if not scores:
         raise TableError(f"{study}: no run has a scores.json yet; run the study first")
     check_comparable(scores)

@@ -93,8 +93,10 @@ class MetricScores(Schema):
 
     @model_validator(mode="after")
     def _distances_are_positive(self) -> MetricScores:
-        if self.is_distance and not (self.floor > 0 and all(score.value > 0 for score in self.scores)):
-            raise ValueError(f"{self.metric} is a distance: its values and its floor are above 0")
+        named = [("floor", self.floor), *(("value", score.value) for score in self.scores)]
+        for name, value in named if self.is_distance else ():
+            if not value > 0:
+                raise ValueError(f"{self.metric} is a distance, and a {name} is {value}: it is above 0")
         return self
 
     @property

@@ -23,7 +23,7 @@ from scaling.run.samples import maker, open_samples
 from scaling.run.schemas import MetricScores, RunScores, StepScore
 from scaling.run.spec import RunFile, RunSpec
 from scaling.sampling.draw import Draw, draw_of
-from scaling.sampling.evaluations import sampler_steps
+from scaling.sampling.evaluations import sampler_steps, samples_of, sets_of
 from scaling.sampling.generate import draw_images, labels_of, zero_network
 from scaling.sampling.store import File, Request, to_run_npz
 from scaling.training.checkpoints import checkpoint
@@ -31,24 +31,12 @@ from scaling.training.sharding.world import World
 from scaling.weights.trained import load_network
 from scaling.work.drawn import Drawn
 
-LOOKED_AT = 100  # samples of a run that is not judged
-
 Stop = Callable[[], bool]
-
-
-def sets_of(spec: RunSpec) -> int:
-    """How many sets of samples a run draws for each number of steps."""
-    return spec.evaluation.repeats if spec.evaluation.metrics else 1
-
-
-def count_of(spec: RunSpec) -> int:
-    """Samples of a set: N of the metrics, or a few to look at."""
-    return spec.evaluation.samples if spec.evaluation.metrics else LOOKED_AT
 
 
 def request_of(spec: RunSpec, draw: Draw, number: int) -> Request:
     """The samples of set `number`: seeds of its own, classes in turn."""
-    count = count_of(spec)
+    count = samples_of(spec)
     seeds = np.arange(number * count, (number + 1) * count)
     labels = labels_of(seeds, spec.network_config().num_classes)
     return Request(seeds, labels, maker(spec.name(), draw.steps), {"set": number, **asdict(draw)})
