@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.encoders import get_encoder
 from models.trigflow import SIGMA_DATA, T_MAX
 from scaling.config.families import load_family
 from scaling.config.sections import Ema, Evaluation, Sampling, TeacherRecipe
@@ -199,11 +198,3 @@ def test_a_picture_shows_labels(tmp_path: Path) -> None:
     assert pixels[:48].max() == 0
     with pytest.raises(SampleError, match=r"s\.jpg: name it FILE\.png"):
         open_target(tmp_path / "s.jpg", request(3))
-
-
-def test_encoders_that_make_no_images_are_refused_at_once() -> None:
-    spec = SPEC.model_copy(update={"data": SPEC.data.model_copy(update={"encoder": "sd-vae-ft-mse-v1"})})
-    if get_encoder("sd-vae-ft-mse-v1").codec is not None:
-        pytest.skip("it can be decoded")
-    with pytest.raises(Exception, match="which this version cannot run"):
-        next(iter(draw_images(spec, random_network(config=NANO), DRAW, np.arange(2), np.arange(2), CPU)))

@@ -70,7 +70,8 @@ class Real:
                 raise ValueError(f"it is {str(said)!r:.80}")
         except (DataError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(
-                f"{path}: is not a whole file of real statistics ({error}): delete it, then launch again"
+                f"{path}: is not a whole file of real statistics ({error}): name the reference-*.npz of a study; "
+                "a damaged one is made again where it is deleted and the study launched"
             ) from error
         return real
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class ImageFile:
                     if len(data) != held * each:
                         raise DataError(f"{self.path}: ends at image {start + len(data) // each}: make it again")
                     yield np.frombuffer(bytearray(data), np.uint8).reshape(held, height, width, channels)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
             raise DataError(f"{self.path} cannot be read as .npz of images ({error}): make it again") from error
 
 

@@ -16,6 +16,7 @@ from data_pipeline.manifest import DataError
 from scaling.run.image_file import ImageFile, add_array, add_images
 
 REAL = "held-out images"
+VERIFIED = 256  # images at once
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ def open_samples(path: Path, made_by: str) -> tuple[ImageFile, npt.NDArray[np.in
     if str(maker) != made_by:
         raise DataError(f"{path}: holds the samples of {str(maker)!r:.80}, not of {made_by!r}")
     return images, labels
+
+
+def verify_samples(path: Path, made_by: str) -> bool:
+    """Read all of what that maker wrote, a batch at a time, and its checksums. DataError as in `open_samples`."""
+    images, _ = open_samples(path, made_by)
+    return sum(len(batch) for batch in images.batches(VERIFIED)) == images.count
 
 
 def read_samples(path: Path, made_by: str, most: int | None = None) -> Samples:

@@ -19,7 +19,7 @@ from scaling.evaluation.spaces.open import open_space
 from scaling.evaluation.spaces.space import Space
 from scaling.run.home import RunHome, sound, write_model
 from scaling.run.randomness import derive_seed
-from scaling.run.samples import maker, open_samples
+from scaling.run.samples import maker, open_samples, verify_samples
 from scaling.run.schemas import MetricScores, RunScores, StepScore
 from scaling.run.spec import RunFile, RunSpec
 from scaling.sampling.draw import Draw, draw_of
@@ -75,7 +75,7 @@ def draw_samples(config: RunFile, home: RunHome, world: World, stop: Stop) -> No
 
 def _there(home: RunHome, steps: int, number: int) -> bool:
     path = home.sample(steps, number)
-    return path.exists() and sound(path, partial(open_samples, path, maker(home.name, steps))) is not None
+    return path.exists() and bool(sound(path, partial(verify_samples, path, maker(home.name, steps))))
 
 
 def evaluate(config: RunFile, home: RunHome, world: World, stop: Stop) -> None:

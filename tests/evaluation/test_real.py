@@ -54,7 +54,7 @@ def test_damaged_statistics_name_the_file(tmp_path: Path, kind: str) -> None:
     content = {**GOOD, "facts": FACTS, "name": "r", **change}
     content["facts"] = np.array(json.dumps(content["facts"]))
     np.savez(tmp_path / "r.npz", **{key: value for key, value in content.items() if value is not None})
-    with pytest.raises(DataError, match=rf"r\.npz: is not a whole file of real statistics \(.*{message}.*delete it"):
+    with pytest.raises(DataError, match=rf"r\.npz: is not a whole file of real statistics \(.*{message}.*deleted and"):
         Real.load(tmp_path / "r.npz")
 
 
