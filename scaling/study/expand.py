@@ -8,7 +8,7 @@ from models.family import Family, network_config
 from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Teacher, TeacherRecipe, VsdRecipe
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
-from scaling.evaluation.spaces.open import network_hashes
+from scaling.evaluation.spaces.files import network_hashes
 from scaling.run.spec import PlannedRun, RunData, RunSpec
 from scaling.weights.folder import SavedModel
 from scaling.weights.teacher import teacher_weights

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from data_pipeline.files import sha256_file
 from scaling.config.metrics import SpaceName
-from scaling.config.sections import Evaluation, NetworkFiles
+from scaling.config.sections import NetworkFiles
 from scaling.evaluation.spaces.resize import Mode
 from scaling.evaluation.spaces.space import Space, SpaceError
-
-DINOV2_WEIGHTS = "model.safetensors"
 
 
 def open_space(name: SpaceName, files: NetworkFiles, resize: Mode, device: torch.device | str) -> Space:
@@ -34,16 +29,3 @@ def open_space(name: SpaceName, files: NetworkFiles, resize: Mode, device: torch
     from scaling.evaluation.spaces.dinov2 import Dinov2Space
 
     return Dinov2Space(files.dinov2, device)
-
-
-def network_hashes(evaluation: Evaluation) -> dict[SpaceName, str]:
-    """SHA-256 of the networks that a study names by file, for what its runs are known by. SpaceError names the key."""
-    found: dict[SpaceName, str] = {}
-    named: dict[SpaceName, Path | None] = {"own": evaluation.ruler, "inception": evaluation.inception}
-    named["dinov2"] = evaluation.dinov2 and evaluation.dinov2 / DINOV2_WEIGHTS
-    for space, path in named.items():
-        if space in evaluation.spaces and path is not None:
-            if not path.is_file():
-                raise SpaceError(f"evaluation.{'ruler' if space == 'own' else space}: {path}: no such file")
-            found[space] = sha256_file(path)
-    return found
