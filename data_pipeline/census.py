@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.manifest import INDEX_DTYPE, DataError, Manifest, sample_key
+from data_pipeline.manifest import DataError, Manifest, sample_key
 from data_pipeline.reader import read_index
 
 SHOWN = 5
-CHECKSUM = INDEX_DTYPE.names[2] if INDEX_DTYPE.names else ""
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ def take_census(folder: Path) -> Census:
 
 def _copies(folder: Path, manifest: Manifest, index: np.ndarray) -> Iterator[tuple[int, int, bool]]:
     """Every sample after the first of those with the same bytes."""
-    order = np.argsort(index[CHECKSUM], kind="stable")
-    same = index[CHECKSUM][order][1:] == index[CHECKSUM][order][:-1]
+    order = np.argsort(index["checksum"], kind="stable")
+    same = index["checksum"][order][1:] == index["checksum"][order][:-1]
     starts = np.flatnonzero(np.diff(same.astype(np.int8), prepend=0, append=0))
     for first, last in starts.reshape(-1, 2).tolist():
         seen: dict[bytes, int] = {}

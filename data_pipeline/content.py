@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 
+from data_pipeline.checksum import checksum
 from data_pipeline.manifest import ContentHash, DataError, Manifest, ShardInfo, sample_key
 from data_pipeline.reader import read_index
 
@@ -31,8 +31,8 @@ def _add(content: ContentHash, folder: Path, manifest: Manifest, shard: ShardInf
     index = read_index(folder / shard.index_name, manifest, shard)
     size = manifest.sample_bytes
     with (folder / shard.name).open("rb", buffering=0) as stream:
-        for number, (offset, label, crc32) in enumerate(index.tolist(), start=first):
+        for number, (offset, label, expected) in enumerate(index.tolist(), start=first):
             raw = os.pread(stream.fileno(), size, offset)
-            if len(raw) != size or zlib.crc32(raw) != crc32:
+            if len(raw) != size or checksum(raw) != expected:
                 raise DataError(f"sample {sample_key(number)} is altered or cut off")
             content.update(raw, label)

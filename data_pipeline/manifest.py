@@ -2,7 +2,7 @@
 
 manifest.json                what is here, with the size and hash of every file
 shard-000000.tar             a webdataset shard: members 00000000.cls, 00000000.npy, 00000001.cls, ...
-shard-000000.index.npy       per sample: where its raw array bytes start, its label, the CRC-32 of those bytes
+shard-000000.index.npy       per sample: where its raw array bytes start, its label, the checksum of those bytes
 unfinished.json              instead of the manifest while the set is being made (`data_pipeline.parts`)
 """
 
@@ -27,9 +27,9 @@ from data_pipeline.text import is_safe, shown, what_is
 
 MANIFEST_NAME = "manifest.json"
 UNFINISHED_NAME = "unfinished.json"
-FORMAT = 1
+FORMAT = 2
 DTYPES = ("float16", "float32")  # stored little-endian
-INDEX_DTYPE = np.dtype([("offset", "<i8"), ("label", "<i4"), ("crc32", "<u4")])
+INDEX_DTYPE = np.dtype([("offset", "<i8"), ("label", "<i4"), ("checksum", "<u4")])
 HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -7,9 +7,9 @@ rate of SHA-256 on one core, or of the disk, is the limit.
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import tokenize
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -20,21 +20,23 @@ from typing import BinaryIO
 
 import numpy as np
 
+from data_pipeline.checksum import checksum
 from data_pipeline.content import hash_content
 from data_pipeline.files import sha256_file
 from data_pipeline.manifest import DataError, Manifest, ShardInfo, sample_key
 from data_pipeline.reader import read_index
 
 SHOWN = 5  # damaged samples listed per shard
+WORTHWHILE = 2**28  # bytes for which a process is started
 
 
-def verify(folder: Path, processes: int = 1) -> Manifest:
+def verify(folder: Path, processes: int | None = None) -> Manifest:
     """Check all files of a folder of shards against each other and return the manifest.
 
-    processes: that check shards, each its own; 1: this one alone.
+    processes: that check shards, each its own; 1: this one alone; None: as many as the cores and the set's size merit.
 
     For each shard: size and SHA-256; the tar's header checksums and its end-of-archive record (a tar cut between two
-    members looks whole to most readers); each sample's key, label, shape, dtype, offset and CRC-32 against the index;
+    members looks whole to most readers); each sample's key, label, shape, dtype, offset and checksum against the index;
     the index's own hash. For the whole: the content hash, and shards that the manifest does not know.
 
     Raises:
@@ -45,8 +47,10 @@ def verify(folder: Path, processes: int = 1) -> Manifest:
     firsts = accumulate((shard.samples for shard in manifest.shards), initial=0)
     jobs = [(folder, manifest, shard, first) for shard, first in zip(manifest.shards, firsts, strict=False)]
     content = None
-    if processes > 1 and len(jobs) > 1:
-        with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn")) as pool:
+    if processes is None:
+        processes = min(len(os.sched_getaffinity(0)), sum(shard.bytes for shard in manifest.shards) // WORTHWHILE)
+    if (processes := min(processes, len(jobs))) > 1:
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
             found = [pool.submit(_verify_shard, *job) for job in jobs]
             with suppress(DataError):  # the check of that shard says more
                 content = hash_content(folder, manifest)
@@ -108,8 +112,8 @@ def _scan(path: Path, manifest: Manifest, shard: ShardInfo, index: np.ndarray | 
                 return
             if index is not None and (value, end - len(raw)) != (index["label"][number], index["offset"][number]):
                 yield f"sample {key}: label or place differ from the index"
-            elif index is not None and zlib.crc32(raw) != index["crc32"][number]:
-                yield f"sample {key}: is altered: its CRC-32 is not the one in the index"
+            elif index is not None and checksum(raw) != index["checksum"][number]:
+                yield f"sample {key}: is altered: its checksum is not the one in the index"
         try:
             for name, _, _ in members:
                 yield f"holds {name} after its last sample"

@@ -10,7 +10,6 @@ import hashlib
 import io
 import operator
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from webdataset.writer import TarWriter
 
+from data_pipeline.checksum import checksum
 from data_pipeline.files import atomic_folder, naming, sha256_file, write_bytes_atomic
 from data_pipeline.manifest import (
     DTYPES,
@@ -142,7 +142,7 @@ def write_shard(
             tar.write({"__key__": sample_key(number), "cls": str(label).encode("ascii"), "npy": member})
             # TarWriter sorts the extensions, so .npy is last and its padded bytes end where the tar ends now.
             padded = -(-len(member) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            rows.append((tar.tarstream.offset - padded + len(member) - len(raw), label, zlib.crc32(raw)))
+            rows.append((tar.tarstream.offset - padded + len(member) - len(raw), label, checksum(raw)))
             if content is not None:
                 content.update(raw, label)
     index = _npy_bytes(np.array(rows, INDEX_DTYPE))

@@ -37,12 +37,12 @@ class Dropout(NamedTuple):
 def dropout(x: Signal, drop: Dropout) -> Signal:
     """Zero a share `rate` of the elements of x [B, ...] and scale the rest by 1 / (1 - rate)."""
     value = value_of(x)
-    keep = _bits(drop.keys, value[0].numel()) >= int(drop.rate * 2**31)
+    keep = random_bits(drop.keys, value[0].numel()) >= int(drop.rate * 2**31)
     mask = keep.reshape(value.shape).to(value.dtype) / (1 - drop.rate)
     return linear(lambda v: v * mask, x)
 
 
-def _bits(keys: Tensor, count: int) -> Tensor:
+def random_bits(keys: Tensor, count: int) -> Tensor:
     """31 random bits for each key and element, int32 [B, count]."""
     low, high = keys.to(torch.int32)[:, None], (keys >> 32).to(torch.int32)[:, None]
     element = torch.arange(count, dtype=torch.int32, device=keys.device)

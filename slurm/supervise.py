@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shlex
 import signal
 import socket
@@ -57,7 +58,7 @@ class Supervisor:
     def run(self) -> int:
         """Run the step and return the code of the batch script; a job that is to start again is requeued."""
         path = begin(self.folder, self.id, progress(self.job.progress))
-        earlier = self._history()[:-1]
+        *earlier, _ = self._history()
         if earlier and (last := decide(earlier, self.job.restarts)).verdict is Verdict.FAILED:
             return self._close(path, earlier[-1].code, last)  # those before it ended without a word
         self._step(path)
@@ -66,8 +67,14 @@ class Supervisor:
         return self._close(path, code, decide(self._history(), self.job.restarts))
 
     def _history(self) -> list[Attempt]:
-        """The starts of this job of SLURM's; submitted anew, a job begins without a past."""
-        return [start.attempt() for start in starts(self.folder) if start.id == self.id]
+        """The starts of this job of SLURM's since somebody, by submitting or requeueing it, gave it a new beginning."""
+        found: list[Attempt] = []
+        for start in starts(self.folder):
+            if start.id == self.id:
+                found.append(start.attempt())
+                if start.ended.get("verdict") == Verdict.FAILED.value:
+                    found.clear()
+        return found
 
     def _close(self, path: Path, code: int | None, decision: Decision) -> int:
         end(path, code, progress(self.job.progress), decision.verdict.value, decision.reason)
@@ -79,12 +86,14 @@ class Supervisor:
         return code if code is not None and 0 < code < 128 else FAILED
 
     def _may_requeue(self) -> bool:
-        """Not when SLURM ends the job: somebody cancelled it, or SLURM itself requeues it after a preemption.
-
-        Unless it is for the job's time limit, which is the one such end that a job goes on after.
+        """Not when somebody cancelled the job, which SLURM tells a job by the same signal as the two ends that it goes
+        on after: its time limit, and a preemption, after which one that ends in its grace would count as completed.
         """
-        at_limit = time.time() > self.began + 60 * self.submission.minutes - LIMIT_MARGIN
-        return not self.told or at_limit
+        if not self.told or time.time() > self.began + 60 * self.submission.minutes - LIMIT_MARGIN:
+            return True
+        asked = subprocess.run(["scontrol", "-o", "show", "job", self.id], capture_output=True, text=True)
+        preempted = re.search(r"\bPreemptTime=(\S+)", asked.stdout)
+        return preempted is not None and preempted[1] != "None"
 
     def _requeue(self) -> int:
         deadline = time.monotonic() + REQUEUE_SECONDS

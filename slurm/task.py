@@ -11,7 +11,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slurm.attempts import end_rank
@@ -19,6 +20,8 @@ from slurm.interrupts import STOPPING
 from slurm.local import LAUNCHER_PID
 from slurm.restarts import AGAIN, CRASHED
 
+LOOK_SECONDS = 0.05
+LISTEN_SECONDS = 120.0  # a command that handles no signal by then never will
 ADDRESS, PORT = "TRIGSCALE_MASTER_ADDR", "TRIGSCALE_MASTER_PORT"
 
 
@@ -50,33 +53,61 @@ def tasks_on(words: str, node: int) -> int:
     return counts[node]
 
 
+class Task:
+    """A command and the signals that it may have missed.
+
+    Every process of a step gets each signal. The command is started with them ignored, since until its own handlers
+    are there they would kill it; one that comes so early is kept, and sent once the command listens. Later ones are not
+    sent again: they could meet a process that is ending, which no longer handles them.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.early: list[int] = []
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+        self.listening = False
+        for number in STOPPING:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if not self.listening:
+            self.early.append(number)
+
+    def wait(self) -> int:
+        """The command's exit code, negative for a signal."""
+        deadline = time.monotonic() + LISTEN_SECONDS
+        while self.process.poll() is None and not self.listening and time.monotonic() < deadline:
+            self.listening = _catches(self.process.pid, signal.SIGTERM)
+            time.sleep(LOOK_SECONDS)
+        if self.early and self.listening and self.process.poll() is None:
+            self.process.send_signal(self.early[0])
+        return self.process.wait()
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for that signal."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 def main() -> int:
     """Run the command and return this task's exit code."""
-    folder, command = Path(sys.argv[1]), sys.argv[2:]
-    child: list[subprocess.Popen[bytes]] = []
-    asked: list[int] = []
-
-    def forward(number: int, _frame: object) -> None:
-        asked.append(number)
-        for process in child:
-            process.send_signal(number)
-
-    for number in STOPPING:  # every process of a step gets them; the command hears twice, which is once for it
-        signal.signal(number, forward)
-    rank = rank_of(os.environ)
+    folder, command, number = Path(sys.argv[1]), sys.argv[2:], int(os.environ["SLURM_PROCID"])
     # A command in a container has another parent than this process.
     parent = {LAUNCHER_PID: str(os.getpid())} if command[0] == sys.executable else {}
-    environment = {**os.environ, **rank, **parent}
     try:
-        child.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))
+        task = Task(command, {**os.environ, **rank_of(os.environ), **parent})
     except OSError as error:
         print(f"cannot start {command[0]!r}: {error}", file=sys.stderr)
-        end_rank(folder, int(os.environ["SLURM_PROCID"]), CRASHED)
+        end_rank(folder, number, CRASHED)
         return 1
-    for number in asked[:1]:  # it came while the command was started
-        child[0].send_signal(number)
-    code = child[0].wait()
-    end_rank(folder, int(os.environ["SLURM_PROCID"]), code)
+    code = task.wait()
+    end_rank(folder, number, code)
     return 0 if code in (0, AGAIN) else 1
 
 

@@ -138,6 +138,7 @@ def _take_over(stdin: str, stdout: int, stderr: int, environment: Mapping[str, s
     """Be as a process is after exec: its streams, its environment, no other descriptors, no handlers of signals."""
     for target, source in enumerate((os.open(stdin, os.O_RDONLY), os.dup(stdout), os.dup(stderr))):
         os.dup2(source, target)
+    sys.stdout, sys.stderr = (open(target, "w", buffering=1, closefd=False) for target in (1, 2))  # noqa: SIM115
     first = 3
     for descriptor in (*sorted(pass_fds), os.sysconf("SC_OPEN_MAX")):
         os.closerange(first, descriptor)

@@ -1,4 +1,4 @@
-"""Which package may import which, and what little must be installed: torch for networks, five packages more for a run.
+"""Which package may import which, and what little must be installed: torch for networks, six packages more for a run.
 
 In each subprocess only what is on its list can be found, as on a machine where nothing else is installed.
 """
@@ -43,7 +43,7 @@ ROOMS = (
 BESIDE = ("errors", "tables")  # these import no room
 # What may be imported, with what it imports itself. jinja2 comes with torch, but it is the report that uses it.
 TORCH = ("torch", "torchgen", "functorch", "triton", "sympy", "mpmath", "typing_extensions")
-RUN = (*TORCH, "numpy", "safetensors", "yaml", "webdataset", "braceexpand")
+RUN = (*TORCH, "numpy", "safetensors", "yaml", "webdataset", "braceexpand", "xxhash")
 RUN += ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
 
 HOOK = """

@@ -11,13 +11,14 @@ diagonals and solved with the absolute values of their eigenvalues, so that ever
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from scaling.analysis.uncertainty import FloatArray
+from scaling.analysis.uncertainty import FloatArray, IntArray
 
 DELTA = 1e-3
-CHUNK = 150  # weightings at once: what the cache holds
+CHUNK = 300  # weightings at once: what the cache holds
 STEPS, FALL = 300, 1e-13  # a row is done when the step is to lower its loss by less
 LARGEST_EXPONENT = 60.0
 A, ALPHA, B, BETA, FLOOR = range(5)
@@ -31,34 +32,44 @@ class Rows:
     d: FloatArray
     y: FloatArray
 
-    @property
+    @cached_property
     def squares_n(self) -> FloatArray:
         """[K, 3]: 1, n, n^2."""
         return np.stack([np.ones_like(self.n), self.n, self.n**2], axis=1)
 
-    @property
+    @cached_property
     def squares_d(self) -> FloatArray:
         """[K, 3]: 1, d, d^2."""
         return np.stack([np.ones_like(self.d), self.d, self.d**2], axis=1)
 
-    @property
+    @cached_property
     def mixed(self) -> FloatArray:
         """[K, 4]: 1, n, d, n d."""
         return np.stack([np.ones_like(self.n), self.n, self.d, self.n * self.d], axis=1)
 
 
-def shares(rows: Rows, theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """The shares [R, K] of the three terms, and the log residuals [R, K], of theta [R, 5]."""
+def _two_shares(rows: Rows, theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The shares [R, K] of the first two terms, and the log residuals [R, K], of theta [R, 5]."""
     first = np.exp(np.clip(theta[:, A, None] - theta[:, ALPHA, None] * rows.n, -LARGEST_EXPONENT, LARGEST_EXPONENT))
     second = np.exp(np.clip(theta[:, B, None] - theta[:, BETA, None] * rows.d, -LARGEST_EXPONENT, LARGEST_EXPONENT))
-    floor = np.exp(np.clip(theta[:, FLOOR, None], -LARGEST_EXPONENT, LARGEST_EXPONENT))
-    total = first + second + floor
-    return first / total, second / total, floor / total, np.log(total) - rows.y
+    total = first + second
+    total += np.exp(np.clip(theta[:, FLOOR, None], -LARGEST_EXPONENT, LARGEST_EXPONENT))
+    first /= total
+    second /= total
+    np.log(total, out=total)
+    total -= rows.y
+    return first, second, total
+
+
+def shares(rows: Rows, theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The shares [R, K] of A/N^alpha, B/D^beta and E, of theta [R, 5]."""
+    first, second, _ = _two_shares(rows, theta)
+    return first, second, 1 - first - second
 
 
 def losses(rows: Rows, theta: FloatArray, counts: FloatArray, delta: float = DELTA) -> FloatArray:
     """The sum of Huber losses [R] of theta [R, 5] under counts [R, K]."""
-    return _huber(shares(rows, theta)[3], counts, delta)
+    return _huber(_two_shares(rows, theta)[2], counts, delta)
 
 
 def _huber(residual: FloatArray, counts: FloatArray, delta: float) -> FloatArray:
@@ -70,19 +81,25 @@ def derivatives(
     rows: Rows, theta: FloatArray, counts: FloatArray, delta: float = DELTA
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Loss [R], gradient [R, 5] and Hessian [R, 5, 5]."""
-    pa, pb, pe, residual = shares(rows, theta)
+    pa, pb, residual = _two_shares(rows, theta)
     psi = np.clip(residual, -delta, delta)
     pull = counts * psi
-    curve = counts * (psi == residual) - pull
-    ga, gb, ge = pull * pa, pull * pb, pull * pe
-    in_n, in_d, mixed = rows.squares_n, rows.squares_d, rows.mixed
-    sa, sb = ga @ in_n, gb @ in_d
-    gradient = np.stack([sa[:, 0], -sa[:, 1], sb[:, 0], -sb[:, 1], ge.sum(axis=1)], axis=1)
-    qa = curve * pa
-    aa, ab, ae = (qa * pa) @ in_n + sa, (qa * pb) @ mixed, (qa * pe) @ in_n[:, :2]
-    qb = curve * pb
-    bb, be = (qb * pb) @ in_d + sb, (qb * pe) @ in_d[:, :2]
-    ee = np.einsum("rk,rk->r", curve * pe, pe) + ge.sum(axis=1)
+    curve = counts * (psi == residual)
+    curve -= pull
+    # The third share is what the other two leave of 1, and so are its sums.
+    in_n, in_d = rows.squares_n, rows.squares_d
+    sa, sb = (pull * pa) @ in_n, (pull * pb) @ in_d
+    ge = pull.sum(axis=1) - sa[:, 0] - sb[:, 0]
+    gradient = np.stack([sa[:, 0], -sa[:, 1], sb[:, 0], -sb[:, 1], ge], axis=1)
+    qa, qb = curve * pa, curve * pb
+    ta, tb, ab = qa @ in_n, qb @ in_d, (qa * pb) @ rows.mixed
+    qa *= pa
+    qb *= pb
+    ua, ub = qa @ in_n, qb @ in_d
+    ae = ta[:, :2] - ua[:, :2] - ab[:, :2]
+    be = tb[:, :2] - ub[:, :2] - ab[:, [0, 2]]
+    ee = curve.sum(axis=1) - ta[:, 0] - tb[:, 0] - ae[:, 0] - be[:, 0] + ge
+    aa, bb = ua + sa, ub + sb
     hessian = np.empty((len(theta), 5, 5))
     hessian[:, A, A], hessian[:, A, ALPHA], hessian[:, ALPHA, ALPHA] = aa[:, 0], -aa[:, 1], aa[:, 2]
     hessian[:, B, B], hessian[:, B, BETA], hessian[:, BETA, BETA] = bb[:, 0], -bb[:, 1], bb[:, 2]
@@ -98,17 +115,9 @@ def derivatives(
 
 def minimise(rows: Rows, starts: FloatArray, counts: FloatArray, delta: float = DELTA) -> tuple[FloatArray, FloatArray]:
     """The optima [R, 5] and losses [R] of R weightings [R, K], each from its own start [R, 5]."""
-    parts = [
-        _minimise(rows, starts[first : first + CHUNK], counts[first : first + CHUNK], delta)
-        for first in range(0, len(starts), CHUNK)
-    ]
-    return np.concatenate([theta for theta, _ in parts]), np.concatenate([loss for _, loss in parts])
-
-
-def _minimise(rows: Rows, starts: FloatArray, counts: FloatArray, delta: float) -> tuple[FloatArray, FloatArray]:
     theta, active = starts.copy(), np.arange(len(starts))
     damping = np.full(len(starts), 1e-3)
-    loss, gradient, hessian = derivatives(rows, theta, counts, delta)
+    loss, gradient, hessian = _in_chunks(rows, theta, counts, active, delta)
     for _ in range(STEPS):
         step, fall = _step(gradient[active], hessian[active], damping[active])
         going = fall > FALL
@@ -116,7 +125,7 @@ def _minimise(rows: Rows, starts: FloatArray, counts: FloatArray, delta: float) 
         if not len(active):
             break
         tried = theta[active] + step
-        found = derivatives(rows, tried, counts[active], delta)
+        found = _in_chunks(rows, tried, counts, active, delta)
         better = found[0] <= loss[active]
         moved = active[better]
         theta[moved] = tried[better]
@@ -125,12 +134,33 @@ def _minimise(rows: Rows, starts: FloatArray, counts: FloatArray, delta: float) 
     return theta, loss
 
 
+def _in_chunks(
+    rows: Rows, theta: FloatArray, counts: FloatArray, active: IntArray, delta: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The derivatives at theta [R, 5] under the counts of the active weightings [R]."""
+    parts = [
+        derivatives(rows, theta[first : first + CHUNK], counts[active[first : first + CHUNK]], delta)
+        for first in range(0, len(theta), CHUNK)
+    ]
+    loss, gradient, hessian = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return loss, gradient, hessian
+
+
 def _step(gradient: FloatArray, hessian: FloatArray, damping: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The step [R, 5] and by how much the quadratic model falls [R]."""
+    """The step [R, 5] and by how much the quadratic model falls [R].
+
+    Newton's where it goes down; elsewhere, at saddles, that with the absolute values of the eigenvalues.
+    """
     diagonal = np.abs(np.einsum("rii->ri", hessian))
     scale = 1 / np.sqrt(np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300))
-    values, vectors = np.linalg.eigh(hessian * scale[:, :, None] * scale[:, None, :])
-    along = np.einsum("rij,ri->rj", vectors, gradient * scale)
-    sizes = np.abs(values) + damping[:, None] + 1e-14
-    step = -np.einsum("rij,rj->ri", vectors, along / sizes) * scale
-    return np.clip(step, -3, 3), 0.5 * np.einsum("rj,rj->r", along / sizes, along)
+    scaled, slope = hessian * scale[:, :, None] * scale[:, None, :], gradient * scale
+    step = -np.linalg.solve(scaled + (damping + 1e-14)[:, None, None] * np.eye(5), slope[..., None])[..., 0]
+    down = -np.einsum("ri,ri->r", step, slope)
+    saddle = np.flatnonzero(~(down > 0) | (np.abs(step).max(axis=1) > 10))
+    if len(saddle):
+        values, vectors = np.linalg.eigh(scaled[saddle])
+        along = np.einsum("rij,ri->rj", vectors, slope[saddle])
+        sizes = np.abs(values) + damping[saddle, None] + 1e-14
+        step[saddle] = -np.einsum("rij,rj->ri", vectors, along / sizes)
+        down[saddle] = np.einsum("rj,rj->r", along / sizes, along)
+    return np.clip(step * scale, -3, 3), down / 2

@@ -128,7 +128,9 @@ def surface_data(rows: Sequence[Row]) -> SurfaceData:
     return data
 
 
-def fit_surface(data: SurfaceData, *, resamples: int | None = None, delta: float = DELTA, seed: int = 0) -> SurfaceLaw:
+def fit_surface(
+    data: SurfaceData, *, resamples: int | None = None, delta: float = DELTA, seed: int = 0, hold_back: bool = True
+) -> SurfaceLaw:
     """Fit the law and resample its rows."""
     count = len(data.n)
     resamples = resamples or int(np.clip(MOST_CELLS // count, LEAST_RESAMPLES, RESAMPLES))
@@ -147,7 +149,7 @@ def fit_surface(data: SurfaceData, *, resamples: int | None = None, delta: float
         loss=loss,
         rows=count,
         resamples=resamples,
-        held_back=tuple(_hold_back(data, delta)),
+        held_back=tuple(_hold_back(data, delta)) if hold_back else (),
         warnings=tuple(_warnings(data, theta, delta)),
         draws=draws,
     )
@@ -241,7 +243,7 @@ def _hold_back(data: SurfaceData, delta: float) -> list[HeldBack]:
 
 
 def _warnings(data: SurfaceData, theta: FloatArray, delta: float) -> list[str]:
-    pa, pb, pe, _ = shares(data.rows(), theta[None])
+    pa, pb, pe = shares(data.rows(), theta[None])
     warnings = [
         f"{name} is nowhere more than {FLAT:.0%} of the score: {what} cannot be told from this table"
         for share, name, what in ((pa, "A/N^alpha", "A, alpha"), (pb, "B/D^beta", "B, beta"), (pe, "E", "the floor"))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.errors import UserError
-from scaling.run.home import RunHome
-from scaling.run.schemas import RunScores
+
+if TYPE_CHECKING:  # pydantic, which a table in a file does not need
+    from scaling.run.schemas import RunScores
 
 TEACHER = "teacher"
 LABELS = {"teacher": "Teacher", "scd": "sCD", "sct": "sCT", "scd+vsd": "sCD+VSD"}
@@ -100,6 +102,8 @@ def load_scores(study: Path) -> list[Row]:
 
     Raises TableError when there is none or when metric or N differ between runs, DamagedError for a damaged file.
     """
+    from scaling.run.home import RunHome
+
     homes = [RunHome(path.parent) for path in sorted(study.glob("*/scores.json"))]
     found = [home.read_scores() for home in homes]
     scores = [one for one in found if one is not None and one.head is not None]

@@ -33,6 +33,7 @@ from scipy.special import stdtrit  # of scipy.stats too, which takes a second to
 from scaling.analysis.table import Row, TableError
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 SEEDS, RESIDUALS, SAMPLES, STATED, UNKNOWN = "seeds", "residuals", "samples", "stated", "unknown"
 JUDGING = (SEEDS, RESIDUALS)  # these hold the scatter between trainings
 LARGEST_LOG = 700.0

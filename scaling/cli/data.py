@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -113,14 +112,16 @@ def data_import_edm2(
 @data_app.command("verify")
 def data_verify(
     folder: Shards,
-    processes: Annotated[int, typer.Option(min=0, help="processes that check shards; 0: one a core")] = 0,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="processes that check shards; up to one a core unless given")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of a folder of shards and list all damage."""
     from data_pipeline.verify import verify
 
     begun = time.monotonic()
-    manifest = verify(folder, processes or len(os.sched_getaffinity(0)))
+    manifest = verify(folder, processes)
     seconds, size = time.monotonic() - begun, sum(shard.bytes for shard in manifest.shards)
     rate = f"{size / 2**20:,.0f} MiB in {seconds:.1f} s"
     line = f"{folder}: {manifest.samples:,} samples in {len(manifest.shards)} shards are whole ({rate})"

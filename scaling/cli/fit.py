@@ -42,7 +42,6 @@ def fit(
     from scaling.analysis.axis import by_metric, default_axis
     from scaling.analysis.gather import drop, gather
     from scaling.analysis.summary import analyse
-    from scaling.analysis.targets import resolve_targets
     from scaling.cli.fit_tables import render
 
     groups = by_metric(gather(tables, column or []), metric)
@@ -59,7 +58,11 @@ def fit(
             found.append({"metric": name, **content})
             continue
         axis = against or default_axis(rows)
-        targets = resolve_targets(predict or [], rows, axis)
+        targets: dict[str, float] = {}
+        if predict:
+            from scaling.analysis.targets import resolve_targets
+
+            targets = resolve_targets(predict, rows, axis)
         analysis = analyse(rows, relative_noise=relative_noise, axis=axis, hold_out=hold_out, targets=targets)
         shown += render(analysis)
         found.append(analysis.to_json())

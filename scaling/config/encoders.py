@@ -70,6 +70,8 @@ def read_encoder(path: Path) -> EncoderFile:
 def known_encoder(name: str, key: str) -> Encoder:
     """The encoder of that name, or of that YAML file; ConfigError names the `key` that it was given by."""
     if is_file(name):
+        if not Path(name).exists():
+            raise ConfigError(f"{key}: {name}: no such file; {MADE_BY}")
         return read_encoder(Path(name)).build()
     if name not in ENCODERS:
         raise ConfigError(f"{key}: unknown encoder {name!r}; {nearest(name, sorted(ENCODERS))}; of a file, {MADE_BY}")

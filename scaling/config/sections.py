@@ -111,11 +111,39 @@ class VsdRecipe(StudentRecipe):
     vsd_weight: PositiveFloat = Field(default=1.0, description="lambda: weight of the VSD loss beside that of sCD")
 
 
-class Data(Section):
-    """Where training samples come from."""
+class Loading(Section):
+    """How samples reach training; which they are it changes only where shards are damaged."""
+
+    workers: int = Field(default=1, ge=0, description="threads a device that read ahead; 0: the training thread reads")
+    read_ahead: Positive = Field(default=2, description="microbatches a device that are read ahead")
+    cache: Path | None = Field(
+        default=None, description="folder for copies of remote shards; null: cache in launch.folder"
+    )
+    cache_gb: PositiveFloat = Field(default=100.0, description="most that the copies may take, 10^9 bytes")
+    on_bad_shard: Literal["stop", "skip"] = Field(
+        default="stop", description="what a damaged or missing shard does: end the run, or be set aside and counted"
+    )
+    bad_share: float = Field(
+        default=0.01, ge=0, lt=1, description="share of all samples that may lie in shards set aside before a run ends"
+    )
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the copies may take."""
+        return int(self.cache_gb * 1e9)
+
+    def within(self, folder: Path) -> Loading:
+        """The same, its cache a folder that is named: one in `folder` unless the study names another."""
+        kept = {name: getattr(self, name) for name in Loading.model_fields}
+        return Loading.model_validate({**kept, "cache": (self.cache or folder / "cache").resolve()})
+
+
+class Data(Loading):
+    """Where training samples come from, and how they reach training."""
 
     source: str = Field(
-        default=EMBEDDED, description='"fashion" (embedded Fashion-MNIST), or a folder made by `trigscale data pack`'
+        default=EMBEDDED,
+        description='"fashion" (embedded Fashion-MNIST), a folder made by `trigscale data pack`, or its remote address',
     )
     held_out: str | None = Field(
         default=None, description="folder of held-out shards; not for the embedded set, which has its own"
@@ -126,6 +154,12 @@ class Data(Section):
     )
     vae: Path | None = Field(
         default=None, description="folder of the encoder's VAE, as diffusers saves it; null: the encoder is no VAE"
+    )
+    window_blocks: int = Field(
+        default=0, ge=0, description="runs of samples that are mixed at a time; 0: all samples are, a full shuffle"
+    )
+    window_block: int = Field(
+        default=64, ge=0, description="samples of such a run, which lie one after another; 0: a whole shard"
     )
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from data_pipeline.parts import Plan, Tallies, abandon, begin, finish, finished,
 from models.vae import open_vae
 from scaling.data.encode import Job, describe_tallies, encode_shard
 from scaling.data.progress import Progress
+from scaling.errors import Interrupted
 from scaling.run.locks import locked
 
 FINISHING_SECONDS = 3600.0  # how long another process is waited for that writes the manifest
@@ -39,7 +40,7 @@ class Share:
         """Of this process among those that torchrun or srun started, alone where they did not."""
         for rank, size, local in (
             ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-            ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+            ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # SLURM_NTASKS is there without srun too
         ):
             if rank in os.environ and size in os.environ:
                 return cls(int(os.environ[rank]), int(os.environ[size]), int(os.environ.get(local, 0)))
@@ -132,8 +133,10 @@ def _device(name: str, place: int) -> torch.device:
     return torch.device("cuda", place % torch.cuda.device_count())
 
 
-_counter: Any = None  # in a process of a pool: the images that all of them have encoded
+# In a process of a pool: the images that all of them have encoded (below 0: stop), and the process that began it.
+_counter: Any = None
 _parent = 0
+STOP = -1
 
 
 def _join(counter: Synchronized[int], parent: int) -> None:
@@ -143,9 +146,9 @@ def _join(counter: Synchronized[int], parent: int) -> None:
 
 def _in_process(work: _Work, share: Share, processes: int) -> None:
     def seen(images: int) -> None:
-        if os.getppid() != _parent:
-            raise SystemExit("whoever began it is gone")
         with _counter.get_lock():
+            if _counter.value == STOP or os.getppid() != _parent:
+                raise Interrupted("another process of it failed, or is gone")
             _counter.value += images
 
     _write_share(work, share, processes, seen)
@@ -156,26 +159,24 @@ def _write_shares(work: _Work, shares: list[Share], progress: Progress) -> None:
     counter = context.Value("q", 0)
     with ProcessPoolExecutor(len(shares), context, _join, (counter, os.getpid())) as pool:
         futures = [pool.submit(_in_process, work, share, len(shares)) for share in shares]
-        _watch(futures, counter, progress)
         try:
-            for future in futures:
-                future.result()
+            _watch(futures, counter, progress)
         except BrokenProcessPool as error:
             raise DataError(
                 f"{work.folder}: a process was killed (out of memory?): run the same command again, with fewer "
                 "--processes if it recurs"
             ) from error
+        finally:  # whoever still works has a reason to stop
+            counter.value = STOP
 
 
 def _watch(futures: list[Future[None]], counter: Synchronized[int], progress: Progress) -> None:
-    """Show what the processes count, until all are done or one failed."""
-    told, open_ones = 0, futures
-    while open_ones:
-        done, rest = wait(open_ones, timeout=1.0, return_when=FIRST_EXCEPTION)
+    """Show what the processes count until all are done; what one of them raises is raised here."""
+    told, rest = 0, set(futures)
+    while rest:
+        done, rest = wait(rest, timeout=1.0, return_when=FIRST_EXCEPTION)
         now = counter.value
         progress.add(now - told)
-        told, open_ones = now, list(rest)
-        if any(future.exception() for future in done):
-            for future in rest:
-                future.cancel()
-            return
+        told = now
+        for future in done:
+            future.result()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data_pipeline.files import write_bytes_atomic
 from models.vae import Decoder
 from scaling.config.metrics import SpaceName
 from scaling.config.sections import Evaluation
+from scaling.data.opened import open_loading
 from scaling.data.sources import Prepared
 from scaling.evaluation.images.shards import ShardImages
 from scaling.evaluation.judge import Settings
@@ -18,7 +21,23 @@ from scaling.evaluation.spaces.open import open_space
 from scaling.evaluation.spaces.space import Space
 from scaling.run.home import StudyFolder, sound
 from scaling.run.samples import REAL, Samples, read_samples
-from scaling.sampling.generate import run_decoder
+from scaling.sampling.decode import run_decoder
+
+log = logging.getLogger(__name__)
+
+
+def images_of(
+    prepared: Prepared,
+    shards: Path,
+    decoder: Decoder | None = None,
+    places: np.ndarray | None = None,
+    *,
+    lenient: bool = False,
+) -> ShardImages:
+    """The images of one folder of a study's shards, all or those at `places`; decoder: that of the study, if opened."""
+    decoder = decoder or run_decoder(prepared.data, prepared.vae, torch.device("cpu"))
+    opened = open_loading(shards, prepared.loading, lenient=lenient)
+    return ShardImages(shards, places, decoder, opened, lenient)
 
 
 def write_references(
@@ -45,13 +64,17 @@ def _write_reference(
     metrics = [metric for metric in evaluation.metrics if metric.space == name]
     path = folder.path / f"{_stem(prepared, evaluation, space)}.npz"
     known = path.exists() and sound(path, lambda: Real.load(path, path.stem))
-    if not (known and all(metric.name in known.floors for metric in metrics)):
-        held_out = ShardImages(prepared.held_out, decoder=decoder)
-        chosen = ShardImages(prepared.held_out, balanced(held_out.labels, evaluation.samples), decoder)
-        settings = Settings(k=evaluation.neighbours, device=str(device))
-        train = ShardImages(prepared.shards, decoder=decoder)
-        real = real_statistics(space, metrics, train, chosen, settings)
-        write_bytes_atomic(path, real.to_bytes(path.stem))
+    if known and all(metric.name in known.floors for metric in metrics):
+        return path
+    labels = images_of(prepared, prepared.held_out, decoder).labels
+    chosen = images_of(prepared, prepared.held_out, decoder, balanced(labels, evaluation.samples))
+    train = images_of(prepared, prepared.shards, decoder, lenient=prepared.loading.on_bad_shard == "skip")
+    settings = Settings(k=evaluation.neighbours, device=str(device))
+    real = real_statistics(space, metrics, train, chosen, settings)
+    if lost := train.count - real.count:
+        log.warning("the statistics of the real images are those of all but %d that cannot be read", lost)
+        path = path.with_stem(f"{path.stem}-without-{lost}")
+    write_bytes_atomic(path, real.to_bytes(path.stem))
     return path
 
 
@@ -67,6 +90,6 @@ def _stem(prepared: Prepared, evaluation: Evaluation, space: Space) -> str:
 def _write_shown(prepared: Prepared, decoder: Decoder, folder: StudyFolder) -> None:
     if folder.real.exists() and sound(folder.real, lambda: read_samples(folder.real, REAL)):
         return
-    labels = ShardImages(prepared.held_out, decoder=decoder).labels
-    shown = ShardImages(prepared.held_out, in_turn(labels)[:REAL_GRID], decoder)
+    labels = images_of(prepared, prepared.held_out, decoder).labels
+    shown = images_of(prepared, prepared.held_out, decoder, in_turn(labels)[:REAL_GRID])
     write_bytes_atomic(folder.real, Samples(next(shown.batches(REAL_GRID)), shown.labels, REAL).to_npz())

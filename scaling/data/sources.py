@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,15 +20,17 @@ from pydantic import RootModel
 from data_pipeline.fashion import load_fashion
 from data_pipeline.files import clear_partials
 from data_pipeline.manifest import DataError, Manifest
+from data_pipeline.opening import require_room
+from data_pipeline.remote import Remote, address_of, is_remote, mirror
 from data_pipeline.verify import verify
 from data_pipeline.writer import write_shards
 from models.encoders import Encoder, EncoderError, get_encoder
 from models.vae import VaeFolder, find_vae, require_encoders
 from scaling.config.encoders import known_encoder
-from scaling.config.sections import Data
+from scaling.config.sections import Data, Loading
 from scaling.run.home import read_model, sound, write_model
 from scaling.run.locks import locked
-from scaling.run.spec import RunData, run_data
+from scaling.run.spec import RunData, Window, run_data
 
 BATCH = 1000
 PACKING_SECONDS = 600.0  # how long another study is waited for that packs the embedded images
@@ -35,6 +39,8 @@ PACKING_SECONDS = 600.0  # how long another study is waited for that packs the e
 class Stamp(RootModel[dict[str, list[int]]]):
     """Size in bytes and time of change of every file of a folder of shards that was verified."""
 
+
+log = logging.getLogger(__name__)
 
 Notes = dict[Path, Stamp]  # by the files that they are to be written to
 
@@ -46,6 +52,7 @@ class Prepared:
     shards: Path
     held_out: Path
     data: RunData
+    loading: Loading
     vae: Path | None = None  # the folder of the VAE that decodes, where one does
 
 
@@ -59,17 +66,20 @@ def prepare(data: Data, folder: Path) -> Prepared:
 def locate(data: Data, folder: Path) -> Prepared:
     """The shards of a study's data, not verified: the embedded set is packed on first use, other folders are taken.
 
-    Raises DataError where they are none, or of another encoder or VAE; EncoderError for the folder of a VAE.
+    Of remote folders a mirror without the shards is made. Raises DataError where they are none, or of another encoder
+    or VAE; EncoderError for the folder of a VAE.
     """
-    encoder, vae = known_encoder(data.encoder, "data.encoder"), _find_vae(data)
+    encoder, vae, loading = known_encoder(data.encoder, "data.encoder"), _find_vae(data), data.within(folder)
     if data.source == "fashion":
         shards, held_out = (pack_fashion(split, encoder.name, folder / "data") for split in ("train", "test"))
     else:
         assert data.held_out is not None, "checked on reading"
-        shards, held_out = Path(data.source), Path(data.held_out)
+        shards, held_out = (_brought(source, loading) for source in (data.source, data.held_out))
     first, second = (of_encoder(path, encoder, vae) for path in (shards, held_out))
     identity = run_data(data, first.content_sha256, second.content_sha256, vae.sha256 if vae else None)
-    return Prepared(shards, held_out, identity, vae.path if vae else None)
+    require_room(shards, data.window_blocks, data.window_block, loading.cache_bytes)
+    identity = identity.model_copy(update={"window": window_of(data, first)})
+    return Prepared(shards, held_out, identity, loading, vae.path if vae else None)
 
 
 def _find_vae(data: Data) -> VaeFolder | None:
@@ -82,6 +92,23 @@ def _find_vae(data: Data) -> VaeFolder | None:
     found = find_vae(data.vae)
     require_encoders(found, encoder)
     return found
+
+
+def window_of(data: Data, manifest: Manifest) -> Window | None:
+    """What a run's result depends on of the order of its samples; None for a full shuffle."""
+    if not data.window_blocks:
+        return None
+    shards = None if data.window_block else repr([shard.samples for shard in manifest.shards])
+    digest = shards and hashlib.sha256(shards.encode()).hexdigest()
+    return Window(blocks=data.window_blocks, block=data.window_block, shards_sha256=digest)
+
+
+def _brought(source: str, loading: Loading) -> Path:
+    """A folder, or the mirror of a remote one."""
+    if not is_remote(source):
+        return Path(source)
+    assert loading.cache is not None, "named by `within`"
+    return mirror(Remote(source), loading.cache)
 
 
 def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) -> Path:
@@ -152,16 +179,25 @@ def of_encoder(shards: Path, encoder: Encoder, vae: VaeFolder | None = None) -> 
 def verify_changed(prepared: Prepared, folder: Path) -> Notes:
     """Check every byte of the shards whose size or time changed since they were; DataError for damage.
 
+    Not those of a remote folder: each of its shards is checked when it has arrived. With data.on_bad_shard: skip,
+    damaged training shards are warned of.
     Returns the notes to be left once the study is not refused for anything else.
     """
     notes: Notes = {}
     hashes = (prepared.data.content_sha256, prepared.data.held_out_sha256)
     for shards, content in zip((prepared.shards, prepared.held_out), hashes, strict=True):
+        if address_of(shards) is not None:
+            continue
         state = Stamp({path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards.iterdir())})
         stamp = folder / "data" / f"verified-{content[:12]}.json"
         if sound(stamp, partial(read_model, stamp, Stamp)) != state:
-            verify(shards)
-            notes[stamp] = state
+            try:
+                verify(shards)
+                notes[stamp] = state
+            except DataError as error:
+                if prepared.loading.on_bad_shard == "stop" or shards == prepared.held_out:
+                    raise
+                log.warning("%s", error)
     return notes
 
 

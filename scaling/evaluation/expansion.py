@@ -13,7 +13,7 @@ from the divided differences of the root. So N samples lie too high by the bias
 with no assumption on the features. The variance of a distance is v1 + v2, of the linear and of the quadratic part. The
 usual plug-in Var(IF) / N has the mean v1 + 2 v2 and the bootstrap v1 + 3 v2 (Efron and Stein 1981), which near the
 reference, where v1 is nothing, is up to 1.4 and 1.7 times too wide. What is taken is max(Var(IF) / N - v2, v2) with v2
-of Gaussian features. `benchmarks/coverage.py` simulates how often the intervals hold the truth.
+of Gaussian features. `benchmarks/frechet_coverage.py` simulates how often the intervals hold the truth.
 
 The expansion is one about S1, which must have full rank: it is refused below N = 2 D.
 """

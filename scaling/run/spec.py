@@ -22,6 +22,7 @@ from scaling.config.sections import (
     Ema,
     Evaluation,
     Launch,
+    Loading,
     Method,
     NetworkFiles,
     Precision,
@@ -31,6 +32,14 @@ from scaling.config.sections import (
 )
 from scaling.config.validation import ConfigError, Section, read_yaml, validate
 from scaling.run.home import RunHome
+
+
+class Window(Section):
+    """An order that mixes `blocks` runs of `block` samples at a time (0: whole shards, whose sizes it depends on)."""
+
+    blocks: int
+    block: int
+    shards_sha256: str | None = Field(description="hash of the shards' numbers of samples, where runs are shards")
 
 
 class RunData(Section):
@@ -44,6 +53,9 @@ class RunData(Section):
     )
     vae_sha256: str | None = Field(
         default=None, exclude_if=lambda value: value is None, description="of the weights that decode; null: no VAE"
+    )
+    window: Window | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="how samples are mixed; null: a full shuffle"
     )
 
     def latent_encoder(self) -> Encoder:
@@ -112,6 +124,7 @@ class RunFile(Section):
     teacher_home: Path | None = Field(description="home of the teacher's run")
     weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
     vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")
+    loading: Loading = Loading()
     launch: Launch
 
 
@@ -137,7 +150,10 @@ def dump_run(run: RunFile) -> str:
 def load_run(home: Path) -> RunFile:
     """Read a run's config.yaml. ConfigError names the file, and says so if it was edited after the run was planned."""
     path = RunHome(home).config
-    run = validate(RunFile, read_yaml(path), str(path))
+    try:
+        run = validate(RunFile, read_yaml(path), str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}\n`trigscale study run` writes it anew" if path.exists() else str(error)) from None
     if run.spec.identity() != run.identity:
         raise ConfigError(
             f"{path}: identity is {run.identity} but its spec hashes to {run.spec.identity()}: the file was edited; "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +13,12 @@ from torch import Tensor
 
 from models.network import NetworkConfig
 from models.trigflow import SIGMA_DATA
-from models.vae import Decoder, open_decoder
+from models.vae import Decoder
 from scaling.errors import Interrupted
 from scaling.methods.guidance import Network, guided, guided_by
 from scaling.run.randomness import derive_seed, normals
-from scaling.run.spec import RunData, RunSpec
+from scaling.run.spec import RunSpec
+from scaling.sampling.decode import run_decoder
 from scaling.sampling.draw import Draw, draw_of
 from scaling.sampling.samplers import Velocity, sample_ddim, sample_student, sample_teacher
 
@@ -130,14 +130,6 @@ def _velocity(network: Network, draw: Draw, labels: Tensor, takes_guidance: bool
         return guided(network, x, t, labels, strength)
 
     return velocity
-
-
-def run_decoder(data: RunData, vae: Path | None, device: torch.device) -> Decoder:
-    """What turns the latents of a run into images; EncoderError where `vae` is not the folder of its VAE."""
-    encoder = data.latent_encoder()
-    if encoder.vae is not None and data.vae_sha256 is not None:
-        encoder = replace(encoder, map=replace(encoder.vae, sha256=data.vae_sha256))
-    return open_decoder(encoder, vae, device)
 
 
 def zero_network(x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None) -> Tensor:

@@ -9,14 +9,14 @@ import torch
 from data_pipeline.fashion import CLASS_NAMES, load_fashion
 from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
-from data_pipeline.reader import LatentReader
 from models.family import Family
 from scaling.config.encoders import known_encoder
 from scaling.config.sections import EMBEDDED
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
+from scaling.data.opened import open_loading
+from scaling.data.reference import images_of
 from scaling.data.sources import Prepared
-from scaling.evaluation.images.shards import ShardImages
 from scaling.evaluation.real import balanced
 from scaling.evaluation.spaces.open import open_space
 from scaling.study.launch import launch_of
@@ -84,12 +84,12 @@ def check_samples(study: Study, prepared: Prepared) -> None:
 
     SpaceError where the network of a metric is not there, or does not take these images.
     """
-    evaluation, labels = study.config.evaluation, LatentReader(prepared.held_out).labels
+    evaluation, labels = study.config.evaluation, open_loading(prepared.held_out, prepared.loading).labels
     if evaluation.metrics:
         balanced(labels, evaluation.samples)
     for name in evaluation.spaces:
         space = open_space(name, evaluation.files, evaluation.resize, "cpu")
-        space.require(ShardImages(prepared.held_out).shape)
+        space.require(images_of(prepared, prepared.held_out).shape)
 
 
 def check_launch(config: StudyConfig, family: Family, device: torch.device) -> None:

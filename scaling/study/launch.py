@@ -68,6 +68,7 @@ def write_homes(
             teacher_home=(study.folder / run.parent.name()).resolve() if run.parent else None,
             weights=run.weights.resolve() if run.weights else None,
             vae=prepared.vae.resolve() if prepared.vae else None,
+            loading=study.config.data.within(study.config.launch.folder),
             launch=launch_of(study.config, study.family, run.spec.size),
         )
         write_text_atomic(home.config, dump_run(content))

@@ -27,14 +27,14 @@ from scaling.plan import units
 from scaling.plan.build import Options, Plan, build_plan
 from scaling.run.devices import pick_device
 from scaling.run.home import RunHome, StudyFolder
-from scaling.run.spec import PlannedRun, RunData
+from scaling.run.spec import PlannedRun, run_data
 from scaling.study.checks import obstacles
 from scaling.study.expand import expand
 from scaling.study.jobs import report_job, run_jobs
 from scaling.study.open import Study
 from scaling.study.requests import requests, settings
 from scaling.study.run import launch, prepared
-from scaling.study.status import log_tail
+from scaling.study.status import log_tail, status
 from scaling.study.submitted import cluster_errors, submissions_of
 from scaling.work.rehearsed import COMMAND, KILLED
 from slurm.client import Client, clean_environment
@@ -127,8 +127,7 @@ def _before(study: Study) -> Iterator[Check]:
 
 
 def _plan(study: Study) -> Plan:
-    unknown = RunData(content_sha256="", held_out_sha256="", encoder=study.config.data.encoder)
-    runs = expand(study.config, study.family, unknown)
+    runs = expand(study.config, study.family, run_data(study.config.data, "", ""))
     return build_plan(study.config, study.family, runs, Options())
 
 
@@ -205,8 +204,9 @@ def _wait(look: Callable[[], dict[str, Condition]]) -> None:
 
 
 def _after(small: Study, runs: Sequence[PlannedRun]) -> Iterator[Check]:
-    """What each run left: it was killed and went on, sampled, was judged; and the report."""
+    """What each run left: it was killed and went on, sampled, was judged; and the report. Of one that failed, why."""
     folder = StudyFolder(small.folder)
+    jobs = {entry["run"]: entry.get("job", {}) for entry in status(small.folder)} if runs else {}
     for run in runs:
         home = folder.home(run.name)
         if home.scores.exists():
@@ -214,9 +214,8 @@ def _after(small: Study, runs: Sequence[PlannedRun]) -> Iterator[Check]:
             yield Check(f"{run.spec.method}-{run.spec.size}", True, f"trained, {killed}sampled and judged")
         else:
             said = log_tail(home.log, 1)
-            yield Check(
-                f"{run.spec.method}-{run.spec.size}", False, f"{said[0] if said else 'never started'}: {home.log}"
-            )
+            told = "; ".join(filter(None, [jobs[run.name].get("reason"), *said])) or "never started"
+            yield Check(f"{run.spec.method}-{run.spec.size}", False, f"{told}: {home.log}")
     if runs:
         report = folder.report / "index.html"
         yield Check("report", report.exists(), str(report) if report.exists() else f"is missing: {report}")
@@ -239,7 +238,7 @@ def _measured(study: Study, plan: Plan, small: Study, runs: Sequence[PlannedRun]
         yield {
             "run": f"{run.spec.method}-{run.spec.size}",
             "images_per_second": speed,
-            "planned_images_per_second": plan.rate.flops * study.config.launch.devices / flops_an_image,
+            "planned_images_per_second": plan.rate.flops_per_second * study.config.launch.devices / flops_an_image,
             "memory_bytes": memory,
             "planned_memory_bytes": min(chosen, default=None),
             "device_hours": of.cost.flops / rate / 3600,

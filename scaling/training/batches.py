@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
-from data_pipeline.order import SampleOrder
+from data_pipeline.opening import order_of
 from data_pipeline.reader import LatentReader
+from data_pipeline.stream import SampleStream
 from models.dropout import Dropout
-from scaling.config.sections import StudentRecipe, TeacherRecipe
+from scaling.config.sections import Loading, StudentRecipe, TeacherRecipe
 from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.guidance import NO_LABEL
-from scaling.run.devices import onto
-from scaling.run.randomness import derive_seed, keys, normals, uniforms
+from scaling.run.randomness import derive_seed, device_normals, keys, normals, uniforms
 from scaling.run.spec import RunSpec
+from scaling.training.feed import Feed
 from scaling.training.sharding.placement import check_devices
 from scaling.training.sharding.world import World
+
+PLAIN = Loading()
 
 
 class Batches:
@@ -25,47 +27,77 @@ class Batches:
 
     Each rank takes a run of consecutive positions of the batch, in `passes` microbatches of `size` samples. What a
     sample is and all its random numbers follow from its position, so that neither the number of ranks nor a restart
-    changes them.
+    changes them. They are read ahead, and in another thread, as `loading` says.
+
+    stand_ins: samples that stood in for others which cannot be read, on this rank, since they were last taken.
     """
 
-    def __init__(self, spec: RunSpec, reader: LatentReader, world: World, microbatch: int) -> None:
+    def __init__(
+        self, spec: RunSpec, reader: LatentReader, world: World, microbatch: int, loading: Loading = PLAIN
+    ) -> None:
         """microbatch: images of a pass; 0: the rank's whole share. ConfigError where shares would be unequal."""
         check_devices(f"{spec.method}-{spec.size}", spec.recipe.batch, world.size, microbatch)
         self.spec, self.reader, self.world = spec, reader, world
         self.encoder = spec.data.latent_encoder()
-        self.order = SampleOrder(len(reader), derive_seed(spec.seed, "order"))
+        window = spec.data.window
+        blocks, block = (window.blocks, window.block) if window else (0, 0)
+        order = order_of(reader.manifest, blocks, block, derive_seed(spec.seed, "order"))
+        bad_share = loading.bad_share if loading.on_bad_shard == "skip" else None
+        self.stream = SampleStream(reader, order, bad_share)
         self.share = spec.recipe.batch // world.size
         self.size = microbatch or self.share
         self.passes = self.share // self.size
+        self.feed = Feed(self.stream, self.size, self._following, loading, world.device)
+        self.stand_ins = 0
 
     def step(self, step: int) -> Iterator[Batch]:
         """The microbatches of this rank at step number `step`, counted from 0."""
-        first = step * self.spec.recipe.batch + self.world.rank * self.share
         for n in range(self.passes):
-            yield self._batch(first + n * self.size)
+            yield self._batch(self._first(step) + n * self.size)
+
+    def take_stand_ins(self) -> int:
+        """The count of stand-ins, which begins anew."""
+        taken, self.stand_ins = self.stand_ins, 0
+        return taken
+
+    def close(self) -> None:
+        """Read no further ahead."""
+        self.feed.close()
+
+    def _first(self, step: int) -> int:
+        """The first position of this rank's share of a step."""
+        return step * self.spec.recipe.batch + self.world.rank * self.share
+
+    def _following(self, first: int) -> int | None:
+        """The first position of the microbatch after the one at `first`; None after the last step."""
+        step = first // self.spec.recipe.batch
+        if first + self.size < self._first(step) + self.share:
+            return first + self.size
+        return self._first(step + 1) if step + 1 < self.spec.recipe.steps else None
 
     def _batch(self, first: int) -> Batch:
         """The samples at positions first .. first + size - 1."""
         recipe, seed, device, size = self.spec.recipe, self.spec.seed, self.world.device, self.size
-        latents, labels = self.reader.read(self.order.indices(first, size))
-        x0 = self.encoder.normalize(self._draw(onto(torch.from_numpy(latents), device).float(), first))
+        fed = self.feed.get(first)
+        self.stand_ins += fed.stand_ins
+        x0 = self.encoder.normalize(self._drawn(fed.latents, first))
         normal = normals(seed, "z", first, size, x0[0].numel(), device)
         tau = normals(seed, "t", first, size, 1, device).flatten()
         return Batch(
             x0=x0,
             z=draw_noise(normal.reshape(x0.shape)),
             t=draw_time(tau, recipe.p_mean, recipe.p_std),
-            labels=self._labels(onto(torch.from_numpy(labels), device), first),
+            labels=self._labels(fed.labels, first),
             dropout=self._dropout(first),
             guidance=self._guidance(first),
         )
 
-    def _draw(self, stored: Tensor, first: int) -> Tensor:
-        """Latents of stored ones; of moments mean + std eps, eps drawn anew at each position of the stream."""
+    def _drawn(self, latents: Tensor, first: int) -> Tensor:
+        """The latents themselves, or of their moments mean + std eps, another eps each time that a sample is seen."""
         if not self.reader.manifest.moments:
-            return stored
-        mean, std = stored.chunk(2, dim=1)
-        eps = normals(self.spec.seed, "latent", first, self.size, mean[0].numel(), self.world.device)
+            return latents
+        mean, std = latents.chunk(2, dim=1)
+        eps = device_normals(self.spec.seed, "latent", first, len(mean), mean[0].numel(), latents.device)
         return mean + std * eps.reshape(mean.shape)
 
     def _labels(self, labels: Tensor, first: int) -> Tensor:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.reader import LatentReader
-from scaling.config.sections import Launch
+from scaling.config.sections import Launch, Loading
 from scaling.errors import Interrupted
 from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
+from scaling.training.batches import PLAIN
 from scaling.training.checkpoints.checkpoint import Checkpointer, newest
 from scaling.training.checkpoints.files import settle
 from scaling.training.observe.grids import Grids
@@ -33,6 +34,7 @@ def train(
     launch: Launch,
     world: World,
     should_stop: Callable[[], bool],
+    loading: Loading = PLAIN,
     vae: Path | None = None,
 ) -> None:
     """Train a run to its last step, continuing from its newest checkpoint, and leave the checkpoint of the last step.
@@ -47,7 +49,7 @@ def train(
         settle(found.path)
     if found is not None and found.step >= steps:
         return
-    trainer = Trainer(spec, reader, origin, launch, world)
+    trainer = Trainer(spec, reader, origin, launch, world, loading)
     if found is not None:
         trainer.restore(found)
         log.info("continuing after step %d of %d", found.step, steps)
@@ -96,13 +98,15 @@ class Session:
             self.checkpoints.close()
             self.snapshots.close()
             self.profile.close()
+        self.trainer.batches.close()
         if self.metrics is not None:
             self.metrics.close()
 
     def log(self, report: Report) -> None:
         """Append the step's line to the metrics."""
         if self.metrics is not None:
-            self.metrics.write(self.trainer.step, {**report.entry, "skipped": self.trainer.skipped})
+            counted = {"skipped": self.trainer.skipped, **self.trainer.set_aside()}
+            self.metrics.write(self.trainer.step, {**report.entry, **counted})
 
     def save_is_due(self) -> bool:
         """Whether it is time for a checkpoint, by the clock of rank 0."""

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from data_pipeline.reader import LatentReader
 from models.trigflow import TrigFlowNet
-from scaling.config.sections import Launch, Recipe, StudentRecipe
+from scaling.config.sections import Launch, Loading, Recipe, StudentRecipe
 from scaling.errors import TrainingError
 from scaling.methods.batch import Batch, Losses
 from scaling.methods.method import DISTILLED, objective_of
 from scaling.run.devices import onto
 from scaling.run.spec import RunSpec
-from scaling.training.batches import Batches
+from scaling.training.batches import PLAIN, Batches
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import Averages, profile_name
 from scaling.training.loss_scale import LossScale
@@ -56,7 +56,13 @@ class Trainer:
     """
 
     def __init__(
-        self, spec: RunSpec, reader: LatentReader, origin: Origin | None, launch: Launch, world: World
+        self,
+        spec: RunSpec,
+        reader: LatentReader,
+        origin: Origin | None,
+        launch: Launch,
+        world: World,
+        loading: Loading = PLAIN,
     ) -> None:
         """Before the first step. origin: the teacher of a student, or the network at rest that a teacher starts from.
 
@@ -65,7 +71,7 @@ class Trainer:
         """
         assert origin is not None or not isinstance(spec.recipe, StudentRecipe), "a student's run names its teacher"
         self.spec, self.world = spec, world
-        self.batches = Batches(spec, reader, world, launch.microbatch)
+        self.batches = Batches(spec, reader, world, launch.microbatch, loading)
         net = first_network(spec, origin)
         net.unet.activation_checkpointing = launch.activation_checkpointing
         self.engine = build_engine(net, launch, world)
@@ -75,7 +81,8 @@ class Trainer:
         self.averages = Averages(self.weights, spec.ema, spec.recipe.batch)
         self._pieces = self._all_pieces()
         self.scale = LossScale.of(spec.precision)
-        self.step = self.updates = self.skipped = self.skipped_in_row = 0
+        self.step = self.updates = self.skipped = self.skipped_in_row = self.stand_ins = 0
+        self.lenient = loading.on_bad_shard == "skip"
 
     def train_step(self, wishes: Mapping[str, bool] | None = None) -> Report:
         """One step of the optimizer over all microbatches of all ranks, or none where loss or gradient is not finite.
@@ -115,10 +122,12 @@ class Trainer:
     def _agree(self, means: Mapping[str, Tensor], rate: float, wishes: Mapping[str, bool]) -> Report:
         """Means over ranks, the gradient's norm and the wishes of all: the one time a step that the host waits."""
         device, size = self.world.device, self.world.size
-        raised = onto(torch.tensor([float(wish) for wish in wishes.values()]), device)
+        told = [*map(float, wishes.values()), float(self.batches.take_stand_ins())]
+        raised = onto(torch.tensor(told), device)
         total = self.world.total(torch.cat([torch.stack([*means.values()]).float(), raised]))
         norm = self.engine.grad_norm() / self.scale.value
         norm, *numbers = torch.cat([norm[None], total / size]).tolist()
+        self.stand_ins += round(numbers.pop() * size)
         logged = dict(zip([*means, *wishes], numbers, strict=True))
         loss, granted = logged.pop("loss"), frozenset(wish for wish in wishes if logged.pop(wish) > 0)
         scale = {"loss_scale": self.scale.value} if self.spec.precision == "fp16" else {}
@@ -170,6 +179,11 @@ class Trainer:
         value = sampling.teacher_ema if self.spec.method == "teacher" else sampling.student_ema
         return self.averages.pieces(profile_name(value))
 
+    def set_aside(self) -> dict[str, int]:
+        """Where damaged shards are skipped: how many are known here, and samples that stood in for theirs so far."""
+        known = {"bad_shards": len(self.batches.stream.reader.damaged), "stand_ins": self.stand_ins}
+        return known if self.lenient else {}
+
     def metadata(self) -> dict[str, Any]:
         """All other state, as plain values, and whose it is."""
         return {
@@ -179,6 +193,7 @@ class Trainer:
             "updates": self.updates,
             "skipped": self.skipped,
             "skipped_in_row": self.skipped_in_row,
+            "stand_ins": self.stand_ins,
             "loss_scale": self.scale.state(),
         }
 
@@ -187,5 +202,6 @@ class Trainer:
         found.read_into(self.pieces())
         self.step, self.updates = found.step, int(found.metadata["updates"])
         self.skipped, self.skipped_in_row = (int(found.metadata[key]) for key in ("skipped", "skipped_in_row"))
+        self.stand_ins = int(found.metadata.get("stand_ins", 0))
         self.scale = LossScale(**found.metadata["loss_scale"])
         self.engine.loaded(self.updates)

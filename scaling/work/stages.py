@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from data_pipeline.manifest import DataError
-from data_pipeline.reader import LatentReader
 from scaling.config.sections import StudentRecipe
 from scaling.config.validation import ConfigError
+from scaling.data.opened import open_loading
 from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
 from scaling.run.home import RunHome
@@ -75,10 +75,11 @@ def _timed(clock: Clock[Timings] | None, stage: str) -> Iterator[None]:
 
 
 def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None:
-    reader = LatentReader(nearest_shards(config.shards))
+    loading = config.loading
+    reader = open_loading(nearest_shards(config.shards), loading, lenient=loading.on_bad_shard == "skip")
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    train(config.spec, home, reader, _origin(config), config.launch, world, stop, config.vae)
+    train(config.spec, home, reader, _origin(config), config.launch, world, stop, loading, config.vae)
 
 
 def _origin(config: RunFile) -> Origin | None:

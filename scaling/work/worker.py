@@ -14,8 +14,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 from scaling.work.stopping import EXIT_AGAIN, StopRequest
+from slurm.interrupts import ignore_from_now_on
 from slurm.ranks import run_ranks
 from slurm.restarts import CRASHED
 from slurm.restarts import FAILED as EXIT_FAILED
@@ -86,5 +88,11 @@ def _run(home: Path, rank: str | None, stop: StopRequest, command: Sequence[str]
     return 0
 
 
+def end(code: int) -> NoReturn:
+    """End the process with that code, whatever signal comes: an ending interpreter has no handlers any more."""
+    ignore_from_now_on()
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

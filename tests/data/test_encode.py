@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +114,7 @@ def dying(images: Path, vae: Path, folder: Path, after: int) -> None:
 
 def test_tasks_share_the_work(tmp_path: Path, whole: Path, encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     """As torchrun and srun start them, in any order; the last writes the manifest."""
-    for rank, names in (("1", ("RANK", "WORLD_SIZE")), ("0", ("SLURM_PROCID", "SLURM_NTASKS"))):
+    for rank, names in (("1", ("RANK", "WORLD_SIZE")), ("0", ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))):
         with monkeypatch.context() as patch:
             patch.setenv(names[0], rank)
             patch.setenv(names[1], "2")
@@ -124,9 +125,14 @@ def test_tasks_share_the_work(tmp_path: Path, whole: Path, encode: Encode, monke
 
 
 @pytest.mark.nightly
-def test_processes_share_the_work(tmp_path: Path, whole: Path, encode: Encode) -> None:
+def test_processes_share_the_work(tmp_path: Path, whole: Path, encode: Encode, images: Path) -> None:
+    """And where one cannot go on, neither do the others, and its error is told."""
     assert encode(tmp_path / "shards", "--processes", 2).code == 0
     assert files(tmp_path / "shards") == files(whole)
+    shutil.copytree(images, tmp_path / "bad")
+    (tmp_path / "bad" / "cat" / "00.png").write_bytes(b"no image")
+    result = encode(tmp_path / "to", "--processes", 2, source=tmp_path / "bad")
+    assert (result.code, "cat/00.png cannot be read as an image" in result.err) == (2, True), result.err
 
 
 def test_content_does_not_depend_on_the_size_of_shards(tmp_path: Path, images: Path, vae: Path, whole: Path) -> None:
@@ -179,8 +185,6 @@ def test_another_set_in_the_folder_is_refused(tmp_path: Path, encode: Encode, im
 
 def test_what_the_real_weights_call_their_attention(tmp_path: Path, vae: Path) -> None:
     """Stable Diffusion's files carry the names of an older diffusers."""
-    import shutil
-
     folder = tmp_path / "old"
     shutil.copytree(vae, folder)
     path = folder / "diffusion_pytorch_model.safetensors"
@@ -278,8 +282,6 @@ def overflowing(images: Path, vae: Path, folder: Path, told: Any) -> None:
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path, images: Path, encode: Encode) -> None:
-    import shutil
-
     shutil.copytree(images, tmp_path / "bad")
     (tmp_path / "bad" / "dog" / "13.png").write_bytes((images / "dog" / "13.png").read_bytes()[:200])
     result = encode(tmp_path / "to", source=tmp_path / "bad")

@@ -19,19 +19,21 @@ from scaling.config.validation import ConfigError
 from scaling.data.sources import locate
 from scaling.evaluation.images.shards import ShardImages
 from scaling.run.home import RunHome
-from scaling.run.randomness import normals
+from scaling.run.randomness import device_normals
 from scaling.run.samples import maker, read_samples
 from scaling.run.spec import RunData, load_run
-from scaling.sampling.generate import run_decoder
+from scaling.sampling.decode import run_decoder
 from scaling.study.checks import check_fit
 from scaling.study.expand import expand
 from scaling.study.launch import write_homes
 from scaling.study.open import Study, open_study
+from scaling.study.run import run_study
 from scaling.training.batches import Batches
 from scaling.training.sharding.world import World
 from scaling.work import stages
 from scaling.work.judging import draw_samples
 from scaling.work.stopping import StopRequest
+from slurm.graph import JobGraph
 from tests.data.conftest import SIDE, save_vae
 
 CPU = torch.device("cpu")
@@ -93,9 +95,9 @@ def test_each_use_draws_its_own_latent(study: Study) -> None:
     reader, encoder = LatentReader(Path(study.config.data.source)), spec.data.latent_encoder()
     batches = Batches(spec, reader, World(0, 1, CPU), 0)
     (batch,) = batches.step(3)
-    stored, _ = reader.read(batches.order.indices(24, 8))
+    stored, _ = reader.read(batches.stream.order.indices(24, 8))
     mean, std = torch.from_numpy(stored).float().chunk(2, dim=1)
-    eps = normals(spec.seed, "latent", 24, 8, 64, CPU).reshape(mean.shape)
+    eps = device_normals(spec.seed, "latent", 24, 8, 64, CPU).reshape(mean.shape)
     channel = torch.tensor([encoder.mean, encoder.std]).reshape(2, 1, 4, 1, 1)
     torch.testing.assert_close(batch.x0, (mean + std * eps - channel[0]) / channel[1] / 2)
     parts = [b.x0 for rank in (0, 1) for b in Batches(spec, reader, World(rank, 2, CPU), 2).step(3)]
@@ -159,3 +161,24 @@ def test_encoder_files_that_are_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=rf"(?s)x\.yaml:.*{said}"):
         open_study(CONFIGS / "study" / "fashion.yaml", [f"data.encoder={tmp_path / 'x.yaml'}"])
+
+
+def test_a_study_that_is_not_judged_has_its_report(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """evaluation.metric none, from the shards to decoded samples in index.html, beside real images."""
+
+    def run_here(graph: JobGraph, **_: Any) -> None:
+        for job in graph.jobs.values():
+            stages.run(Path(job.command[-1]), StopRequest())
+
+    monkeypatch.setattr("scaling.study.run.run_local", run_here)
+    study = open_study(tmp_path / "study.yaml", ["evaluation.metric=none", "launch.grid_steps=0"])
+    assert run_study(study, "test") == 0
+    (home,) = study.folder.glob("teacher-*")
+    assert '"metric": "none"' in (home / "scores.json").read_text()
+    page = (study.folder / "report" / "index.html").read_text()
+    assert "overview.png" in page
+    assert "FD-fashion" not in page
+    assert (study.folder / "real.npz").exists()
+    assert run_study(study, "again") == 0

@@ -177,7 +177,7 @@ def test_stale_index_is_found_without_the_hash(shards: Path) -> None:
     index = np.load(shards / INDEX, allow_pickle=False)
     index["label"][4] = (index["label"][4] + 1) % 7
     index["offset"][5] += 2
-    index["crc32"][6] ^= 1
+    index["checksum"][6] ^= 1
     np.save(shards / INDEX, index)
     accept(shards, INDEX)
     message = all_damages(shards)

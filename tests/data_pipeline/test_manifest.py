@@ -11,8 +11,8 @@ from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
 
 BAD_FIELDS: list[tuple[str, Any, str]] = [
-    ("format", 2, "1, the only format"),
-    ("format", True, "1, the only format"),
+    ("format", 1, "2, the only format"),
+    ("format", True, "2, the only format"),
     ("dataset", "", "non-empty string"),
     ("encoder", None, "non-empty string"),
     ("shape", [4, 8], "three positive integers"),

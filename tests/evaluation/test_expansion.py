@@ -1,4 +1,4 @@
-"""Bias and error of a distance, against closed forms and against many simulated sets (benchmarks/coverage.py: more)."""
+"""Bias and error of a distance, against closed forms and many simulated sets (benchmarks/frechet_coverage.py: more)."""
 
 from __future__ import annotations
 

@@ -144,8 +144,9 @@ class Cluster:
 
     def _write_hosts(self) -> None:
         """Every daemon binds to what its host name resolves to: the loopback."""
-        names = [name for name in (*NODES, socket.gethostname()) if _address(name) != "127.0.0.1"]
-        if names and os.getuid() == 0:  # in place: it may be a mount of its own in a container; the first line wins
+        own = socket.gethostname()
+        names = [*NODES, *([own] if _address(own) != "127.0.0.1" else [])]  # of the nodes always: others' lines may go
+        if os.getuid() == 0:  # in place: it may be a mount of its own in a container; the first line wins
             lines = "".join(f"127.0.0.1 {name} {self._mark}\n" for name in names)
             HOSTS.write_text(lines + HOSTS.read_text())
 

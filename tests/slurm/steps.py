@@ -1,6 +1,7 @@
 """A job that takes steps as a run does: it logs each, saves when told to end, and continues; `steps.py HOME STEPS`.
 
-HOME/crash-at: the steps at which it dies with code 70, each once more than it has been noted in HOME/crashed.
+HOME/crash-at: the steps at which it dies with code 70; with HOME/crash-once, only once. HOME/deaf: it does not hear the
+warning, as a step that takes longer than the warning leaves.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ home, steps = Path(sys.argv[1]), int(sys.argv[2])
 seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 0.05
 told: list[int] = []
 for number in (signal.SIGTERM, signal.SIGUSR2):
-    signal.signal(number, lambda number, _: told.append(number))
+    deaf = number == signal.SIGUSR2 and (home / "deaf").exists()
+    signal.signal(number, signal.SIG_IGN if deaf else lambda number, _: told.append(number))
 rank = os.environ.get("RANK", "0")
 log = home / "metrics.jsonl"
 step = len(log.read_text().splitlines()) if log.exists() else 0
@@ -27,6 +29,8 @@ print(
 crashes = (home / "crash-at").read_text().split() if (home / "crash-at").exists() else []
 while step < steps:
     if told:
+        for number in (signal.SIGTERM, signal.SIGUSR2):  # an ending interpreter has no handlers any more
+            signal.signal(number, signal.SIG_IGN)
         sys.exit(75)
     if str(step) in crashes:
         if (home / "crash-once").exists():

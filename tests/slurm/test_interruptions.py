@@ -149,6 +149,45 @@ def test_a_job_longer_than_its_time_limit_goes_on_in_other_starts(bench: Bench) 
 
 
 @pytest.mark.nightly
+def test_a_failed_parent_that_is_requeued_by_hand_has_its_children_armed_again(bench: Bench) -> None:
+    """Its child was cancelled, or it would wait for ever; submitted again it waits for the parent's new start."""
+    (bench.home("parent") / "crash-at").write_text("2")
+    jobs = [bench.job("parent", 40, seconds=0.1, kind="parent"), bench.job("child", 1, "parent", kind="child")]
+    bench.put(*jobs)
+    assert bench.states() == {"parent": "failed", "child": "cancelled"}
+    (bench.folder / "parent" / "crash-at").unlink()
+    requeue(bench, "parent")
+    until(lambda: bench.conditions()["parent"].active)
+    outcome = bench.put(*jobs)
+    assert (list(outcome.active), list(outcome.submitted)) == (["parent"], ["child"])
+    assert bench.states() == {"parent": "done", "child": "done"}
+
+
+@pytest.mark.nightly
+def test_a_job_that_hears_of_its_time_limit_too_late_goes_on_all_the_same(bench: Bench) -> None:
+    """It ends within SLURM's KillWait; the supervisor knows by the clock that it was not cancelled."""
+    (bench.home("deaf") / "deaf").touch()
+    bench.put(bench.job("deaf", 75, seconds=1.0), request=Request(minutes=1, cpus_per_task=1))
+    assert bench.states() == {"deaf": "done"}
+    assert set(codes(bench, "deaf")) == {75, 0}
+    whole(bench, "deaf", 75)
+
+
+@pytest.mark.nightly
+def test_a_preempted_job_goes_on_when_there_is_room(bench: Bench) -> None:
+    """One that ends in its grace would be COMPLETED, were it not requeued by its own supervisor."""
+    bench.put(bench.job("weak", STEPS * 3, seconds=0.1), request=WIDE)
+    bench.reaches("weak", 5)
+    urgent = Request(minutes=10, nodes=2, cpus_per_task=8, options=(("partition", "urgent"),))
+    bench.put(bench.job("strong", 10, kind="strong"), request=urgent)
+    assert bench.states() == {"weak": "done", "strong": "done"}
+    whole(bench, "weak", STEPS * 3)
+    assert len(codes(bench, "weak")) > 1
+    first, last = (starts(bench.submissions.attempts(name))[-1] for name in ("strong", "weak"))
+    assert last.ended["time"] >= first.ended["time"]
+
+
+@pytest.mark.nightly
 def test_a_node_that_goes_down_takes_no_job_with_it(bench: Bench) -> None:
     bench.put(bench.job("moved", STEPS * 3, seconds=0.1))
     bench.reaches("moved", 5)

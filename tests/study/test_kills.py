@@ -13,10 +13,10 @@ from tests.study.kills import PHASES, Trials
 KILLS = 3  # in each phase; benchmarks/kills_study.py does more
 CHAIN = (
     ("training", "launcher"),  # the teacher's
-    ("sampling", "a process"),
+    ("sampling", "all"),
     ("scoring", "all"),
-    ("training", "all"),  # a student's
-    ("training", "launcher"),
+    ("training", "launcher"),  # a student's
+    ("training", "a process"),  # which its launcher starts again
 )
 
 

@@ -19,27 +19,31 @@ from models.vae import Decoder, open_decoder
 class ShardImages:
     """The images of a folder of shards as a stream: decoded as they are asked for, all or those at `places`.
 
-    decoder: of their latents; None where the encoder is a formula. Of moments the mean is decoded.
+    decoder: of their latents; None where the encoder is a formula. Of moments the mean is decoded. opened: a reader of
+    the folder; None for a plain one. lenient: without those that cannot be read, which else are a DataError.
     """
 
     folder: Path
     places: np.ndarray | None = None
     decoder: Decoder | None = None
+    opened: LatentReader | None = None
+    lenient: bool = False
 
     @cached_property
     def reader(self) -> LatentReader:
         """The shards, opened."""
-        return LatentReader(self.folder)
+        return self.opened or LatentReader(self.folder)
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """How many there are, whether they can be read or not."""
         return len(self.reader) if self.places is None else len(self.places)
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        height, width, channels = self._decode(np.zeros(1, np.int64)).shape[1:]
+        blank = torch.zeros(1, *self.reader.manifest.latent_shape)
+        height, width, channels = self._decoder.latents(blank).shape[1:]
         return height, width, channels
 
     @property
@@ -50,13 +54,16 @@ class ShardImages:
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """uint8 [B, H, W, C], at most `size` at a time, in order. DataError."""
         places = np.arange(len(self.reader)) if self.places is None else self.places
-        for start in range(0, len(places), size):
-            yield self._decode(places[start : start + size])
-
-    def _decode(self, places: np.ndarray) -> np.ndarray:
-        latents, _ = self.reader.read(places)
         channels = self.reader.manifest.latent_shape[0]
-        return self._decoder.latents(torch.from_numpy(latents[:, :channels]).float()).numpy()
+        for start in range(0, len(places), size):
+            numbers = places[start : start + size]
+            rows, whole = self.reader.rows(len(numbers)), np.ones(len(numbers), bool)
+            for row, error in self.reader.read_into(rows, numbers).items():
+                if not self.lenient:
+                    raise error
+                whole[row] = False
+            if whole.any():
+                yield self._decoder.latents(torch.from_numpy(rows.array[whole, :channels]).float()).numpy()
 
     @cached_property
     def _decoder(self) -> Decoder:

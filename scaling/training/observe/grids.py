@@ -14,8 +14,9 @@ from scaling.config.sections import Launch
 from scaling.config.validation import ConfigError
 from scaling.run.home import RunHome
 from scaling.run.spec import RunSpec
+from scaling.sampling.decode import run_decoder
 from scaling.sampling.evaluations import sampler_steps
-from scaling.sampling.generate import generate, run_decoder
+from scaling.sampling.generate import generate
 from scaling.sampling.pictures import to_png
 from scaling.training.sharding.gather import gather
 from scaling.training.sharding.pieces import Piece
