@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scaling.config.metrics import METRICS
+from scaling.config.metrics import METRICS, NONE
 
 SPREAD = 199  # values that stand for a normal distribution
 
@@ -126,7 +126,8 @@ class RunScores(Schema):
         """Files of earlier versions have one metric, in the keys of the run."""
         if isinstance(content, dict) and "metrics" not in content and "metric" in content:
             moved = {key: content[key] for key in ("metric", "n", "floor", "untrained", "scores") if key in content}
-            return {**{key: value for key, value in content.items() if key not in moved}, "metrics": [moved]}
+            metrics = [] if content["metric"] == NONE else [moved]
+            return {**{key: value for key, value in content.items() if key not in moved}, "metrics": metrics}
         return content
 
     @property

@@ -11,14 +11,17 @@ from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
 from models.family import Family
 from scaling.config.encoders import known_encoder
-from scaling.config.sections import EMBEDDED
+from scaling.config.sections import EMBEDDED, Evaluation
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.data.opened import open_loading
 from scaling.data.reference import images_of
 from scaling.data.sources import Prepared
 from scaling.evaluation.real import balanced
+from scaling.evaluation.spaces.dinov2 import find_dinov2
+from scaling.evaluation.spaces.inception import find_inception
 from scaling.evaluation.spaces.open import open_space
+from scaling.evaluation.spaces.space import SpaceError
 from scaling.study.launch import launch_of
 from scaling.study.open import Study
 from scaling.training.observe.profile import check_profile
@@ -41,6 +44,22 @@ def obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
         yield "methods", list(config.methods), "vsd cannot be trained: remove it"
     if known_encoder(encoder, "data.encoder").vae is not None and config.data.vae is None:
         yield "data.vae", None, f"encoder {encoder} is a VAE that decodes samples: name its folder"
+    yield from _missing_networks(config.evaluation)
+
+
+def _missing_networks(evaluation: Evaluation) -> Iterator[tuple[str, object, str]]:
+    """The networks whose features are to judge and that are not there."""
+    if "own" in evaluation.spaces and evaluation.ruler is not None and not evaluation.ruler.is_file():
+        yield "evaluation.ruler", str(evaluation.ruler), "no such file: `trigscale ruler train` makes one"
+    for name, find, path in (
+        ("inception", find_inception, evaluation.inception),
+        ("dinov2", find_dinov2, evaluation.dinov2),
+    ):
+        if name in evaluation.spaces:
+            try:
+                find(path)
+            except SpaceError as error:
+                yield "evaluation.metric", evaluation.metric, str(error)
 
 
 def check_embedded(study: Study) -> None:

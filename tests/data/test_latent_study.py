@@ -176,7 +176,7 @@ def test_a_study_that_is_not_judged_has_its_report(
     study = open_study(tmp_path / "study.yaml", ["evaluation.metric=none", "launch.grid_steps=0"])
     assert run_study(study, "test") == 0
     (home,) = study.folder.glob("teacher-*")
-    assert '"metric": "none"' in (home / "scores.json").read_text()
+    assert '"metrics": []' in (home / "scores.json").read_text()
     page = (study.folder / "report" / "index.html").read_text()
     assert "overview.png" in page
     assert "FD-fashion" not in page

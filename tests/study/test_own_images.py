@@ -78,7 +78,7 @@ def train_ruler(cli: Fixture) -> dict[str, Any]:
 
 def test_own_images_are_judged_by_a_ruler_of_their_own(place: Path, cli: Fixture) -> None:
     assert "evaluation.ruler: name the file" in cli("study", "run", "study.yaml", "evaluation.ruler=null").err
-    assert "r.safetensors: cannot be read as a ruler" in cli("study", "run", "study.yaml").err
+    assert "evaluation.ruler: no such file" in cli("study", "run", "study.yaml").err
     made = train_ruler(cli)
     assert made["accuracy"] > 0.9
     floors = {one["altered"]: one["floors"] for one in made["sight"]}
