@@ -1,4 +1,4 @@
-"""The commands that judge: `trigscale evaluate`, `trigscale data stats`, `trigscale ruler ...`."""
+"""The commands that judge: `trigscale evaluate`, `trigscale data reference`, `trigscale ruler ...`."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def _searched(found: dict[str, Any]) -> list[Any]:
     return [made, f"best: {best}: {found['value']:.4g} ± {found['error']:.2g}; {ties}", *spent]
 
 
-@data_app.command("stats")
-def data_stats(
+@data_app.command("reference")
+def data_reference(
     images: Annotated[Path, typer.Argument(help="images: DIR, .zip, .tar, .npz, or shards")],
     to: Annotated[Path, typer.Option("--to", metavar="FILE.npz", help="file of statistics, for --reference")],
     features: Annotated[str, typer.Option(help="inception, dinov2, fashion or own")] = "inception",

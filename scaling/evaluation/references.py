@@ -2,7 +2,7 @@
 
 LAYOUTS says which file is which, and whose network and resize it was made with, as far as that is known:
 
-real statistics   .npz of a study of ours or of `trigscale data stats`: everything, floors and single features too
+real statistics   .npz of a study of ours or of `trigscale data reference`: everything, floors and single features too
 edm2              .pkl {num_images, fid: {mu, sigma}, fd_dinov2: {mu, sigma}}: read as data, as the importer does
 mu, sigma         .npz of EDM, clean-fid, pytorch-fid, and of ADM beside its images: which network and which resize made
                   it, the file does not say

@@ -176,16 +176,19 @@ def to_picture(path: Path, request: Request, batches: Iterator[np.ndarray], shap
 FILES = {".npz": to_npz, ".zip": to_zip, ".png": to_picture}
 
 
-def open_target(path: Path, request: Request) -> Folder | File:
-    """The place that a path names by its ending; SampleError for another ending, or where it is not free."""
-    if path.suffix == "":
-        return Folder(path, request)
-    if path.suffix not in FILES:
+def require_ending(path: Path) -> None:
+    """SampleError for a path whose ending says nothing that samples could be written as."""
+    if path.suffix and path.suffix not in FILES:
         raise SampleError(
             f"--to {path}: name it FILE.png for one picture, FILE.npz or FILE.zip for images and labels, or DIR for "
             "PNG files"
         )
-    return File(path, request, FILES[path.suffix])
+
+
+def open_target(path: Path, request: Request) -> Folder | File:
+    """The place that a path names by its ending; SampleError for another ending, or where it is not free."""
+    require_ending(path)
+    return File(path, request, FILES[path.suffix]) if path.suffix else Folder(path, request)
 
 
 def _same_maker(path: Path, request: Request, folder: Path) -> None:

@@ -15,7 +15,7 @@ from scaling.config.validation import ConfigError, validate
 from scaling.run.spec import RunSpec
 from scaling.sampling.draw import Draw, Sampler, changed, draw_of
 from scaling.sampling.generate import draw_images, labels_of
-from scaling.sampling.store import Request, open_target
+from scaling.sampling.store import Request, open_target, require_ending
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.files import MANIFEST, POINTER, CheckpointError
 from scaling.training.sharding.world import World
@@ -54,6 +54,7 @@ def sample_to(path: Path, to: Path, seeds: np.ndarray, choices: Choices, world: 
     Image i depends on the weights, the choices and seed i alone. Raises ConfigError, CheckpointError, ModelError or
     SampleError, before any work where the destination cannot be.
     """
+    require_ending(to)
     held = hold(path, world.device)
     guide = hold(choices.autoguide, world.device) if choices.autoguide else None
     if guide is not None and guide.spec.network_config().latent_channels != held.spec.network_config().latent_channels:
