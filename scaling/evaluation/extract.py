@@ -42,14 +42,17 @@ def extract(
     space.require(images.shape)
     rank, size = (world.rank, world.size) if world else (0, 1)
     own: list[Outputs] = []
-    done = 0
+    done = largest = 0
     for number, batch in enumerate(images.batches(batch_of(images.shape))):
         if should_stop():
             raise Interrupted(f"stopped while evaluating, at image {done} of {images.count}")
+        largest = max(largest, int(batch.max()))
         if number % size == rank:
             own.append(space.outputs(batch))
             _finite(own[-1].features, done)
         done += len(batch)
+    if largest == 1:
+        raise DataError("images holds 0 and 1 alone, expected 0 to 255: multiply by 255 before the cast")
     parts = own if world is None or size == 1 else _in_turn(world.gathered(own))
     probabilities = [part.probabilities for part in parts if part.probabilities is not None]
     return Extracted(
