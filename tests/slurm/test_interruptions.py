@@ -209,6 +209,20 @@ def test_a_node_that_goes_down_takes_no_job_with_it(bench: Bench) -> None:
 
 
 @pytest.mark.nightly
+def test_what_waits_for_a_node_that_is_drained_is_submitted(bench: Bench) -> None:
+    """It could run when the node is back; what no node could ever run is refused all the same."""
+    bench.cluster.call("scontrol", "update", "nodename=n1", "state=drain", "reason=test")
+    try:
+        assert bench.put(bench.job("wide", 2), request=WIDE).submitted.keys() == {"wide"}
+        with pytest.raises(SlurmError, match="lower gpus_per_node"):
+            bench.put(bench.job("never", 2), request=Request(minutes=1, gpus_per_task=9))
+        assert bench.conditions()["wide"].state.value == "waiting"
+    finally:
+        bench.cluster.call("scontrol", "update", "nodename=n1", "state=resume")
+    assert bench.states() == {"wide": "done"}
+
+
+@pytest.mark.nightly
 def test_daemons_that_restart_disturb_nothing(bench: Bench) -> None:
     bench.put(bench.job("calm", STEPS * 3, seconds=0.1), bench.job("after", 1, "calm", kind="after"))
     bench.reaches("calm", 5)
