@@ -201,8 +201,9 @@ def test_a_node_that_goes_down_takes_no_job_with_it(bench: Bench) -> None:
     bench.cluster.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     try:
         assert bench.states() == {"moved": "done"}
-    finally:  # not before: an old process on the node would have the job held there
-        bench.cluster.call("scontrol", "update", f"nodename={node}", "state=resume")
+    finally:  # not before: an old process on the node would have the job held there; it may have come back by itself
+        bench.cluster.call("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        until(lambda: bench.cluster.states()[node] == "idle")
     assert codes(bench, "moved")[-1] == 0
     hosts = [start.begun["host"] for start in starts(bench.submissions.attempts("moved"))]
     assert hosts[0] == node != hosts[-1]
