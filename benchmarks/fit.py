@@ -112,7 +112,7 @@ def many_sizes(folder: Path) -> Path:
     macs = np.exp(random.uniform(np.log(1e9), np.log(1e12), LONG))
     scores = (1 + 3 * (macs / 1e9) ** -0.3) * np.exp(0.05 * random.standard_normal(LONG))
     path = folder / "sizes.csv"
-    path.write_text("macs,fd\n" + "".join(f"{cost:.9g},{fd:.6g}\n" for cost, fd in zip(macs, scores, strict=True)))
+    path.write_text("macs,fd\n" + "".join(f"{cost:.12g},{fd:.6g}\n" for cost, fd in zip(macs, scores, strict=True)))
     return path
 
 

@@ -140,7 +140,7 @@ class _Reader:
                     method=facts.get("method", "all"),
                     steps=steps,
                     nfe=facts.get("nfe", steps),
-                    size=facts.get("size") or f"{next(facts[name] for name in NUMBERS if name in facts):g}",
+                    size=facts.get("size") or f"{next(facts[name] for name in NUMBERS if name in facts):.12g}",
                     seed=facts.get("seed", 0),
                     macs=facts.get("macs", math.nan),
                     fd=self._value(number, column, text),

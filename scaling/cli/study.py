@@ -222,3 +222,54 @@ def study_schema() -> None:
 
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **StudyConfig.model_json_schema()}
     print(json.dumps(schema, indent=2))
+
+
+@study_app.command("advise")
+def study_advise(
+    study: StudyFile,
+    overrides: Overrides = None,
+    target: Annotated[str, typer.Option(help="the size to be predicted, which is not bought")] = "",
+    budget: Annotated[float, typer.Option(help="device-hours to spend")] = 0.0,
+    accelerator: Annotated[str | None, typer.Option(help=f"device to count with: {ACCELERATORS}")] = None,
+    utilisation: Annotated[float | None, typer.Option(help="assumed share of the device's peak FLOP/s")] = None,
+    measured: Annotated[Path | None, typer.Option(help="take the FLOP/s that this run reached")] = None,
+    max_share: Annotated[float, typer.Option(help="of the budget, at most, for one size")] = 0.7,
+    shorter: Annotated[bool, typer.Option("--shorter", help="consider runs of half the length too")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="print study files of the chosen runs")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which runs narrow the prediction at a size most for their price. Nothing runs."""
+    import yaml
+
+    from scaling.cli.advice_tables import advice_tables
+    from scaling.plan.accelerators import DEFAULT, get_accelerator
+    from scaling.plan.rate import assumed_rate, measured_rate
+    from scaling.study.advise import advise, study_files
+    from scaling.study.open import open_study
+
+    opened = open_study(study, overrides or [])
+    device = get_accelerator(accelerator or opened.config.launch.accelerator or DEFAULT)
+    precision = opened.config.precision
+    rate = measured_rate(device, precision, measured) if measured else assumed_rate(device, precision, utilisation)
+    advice = advise(opened, target, budget, rate, max_share, shorter=shorter)
+    if dry:
+        print("---\n".join(yaml.safe_dump(one, sort_keys=False) for one in study_files(advice, opened)), end="")
+        return
+    show(advice_tables(advice, rate), {**advice.to_json(), "device": device.name}, as_json)
+
+
+@study_app.command("compare")
+def study_compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="a study: its file, name, or folder of runs")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="the study that is divided by it")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="folder of the page")] = Path("comparison"),
+    as_json: AsJson = False,
+) -> None:
+    """Show two studies in one figure, and the second over the first at every size that both have."""
+    from scaling.report.compare import compare, write_comparison
+    from scaling.study.open import open_study
+
+    folders = [each if each.is_dir() else open_study(each).folder for each in (first, second)]
+    found = compare(*folders)
+    page = write_comparison(found, to)
+    show([*found.sentences(), str(page)], {**found.to_json(), "page": str(page)}, as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from data_pipeline.files import clear_partials, write_bytes_atomic
 from scaling.analysis.summary import Analysis, analyse, show
 from scaling.analysis.table import TEACHER, TableError, curve_label, method_label, rows_of
 from scaling.analysis.words import constancy_words, held_words
-from scaling.report.findings import UNTOLD, caveats, checks, metric_label, summarise
+from scaling.report.costs import RunCost, run_cost, state
+from scaling.report.findings import UNTOLD, answer, caveats, checks, metric_label, summarise
+from scaling.report.paper import BIBTEX, latex_table, methods_paragraph
 from scaling.report.pictures import Picture, draw_pictures
 from scaling.report.record import Record, ReportError, RunRecord, read_study
 from scaling.report.style import quantity
@@ -43,10 +46,18 @@ def build_report(study_folder: Path) -> Path:
         raise ReportError(f"{study_folder}: {error}") from error
     pictures = draw_pictures(record, analysis)
     files = {picture.file: picture.png for section in pictures.values() for picture in section}
+    for section in pictures.values():
+        for picture in section:
+            files |= picture.vectors
     if analysis is not None:
+        label = metric_label(record.scores[0].metric)
+        files["table.tex"] = latex_table(analysis, label, record.scores[0].n).encode()
+        files["methods.txt"] = methods_paragraph(record, analysis, label).encode()
+        files["references.bib"] = BIBTEX.encode()
         files["scores.csv"] = scores_csv(record).encode()
         files["analysis.json"] = (json.dumps(analysis.to_json(), indent=2, allow_nan=False) + "\n").encode()
-    files["index.html"] = render_html(record, analysis, pictures).encode()
+    costs = [run_cost(study_folder, run) for run in record.runs]
+    files["index.html"] = render_html(record, analysis, pictures, costs).encode()
     folder = study_folder / "report"
     folder.mkdir(exist_ok=True)
     with locked(study_folder / ".report.lock", PATIENCE_SECONDS):
@@ -71,7 +82,12 @@ def scores_csv(record: Record) -> str:
     return stream.getvalue()
 
 
-def render_html(record: Record, analysis: Analysis | None, pictures: dict[str, list[Picture]]) -> str:
+def render_html(
+    record: Record,
+    analysis: Analysis | None,
+    pictures: dict[str, list[Picture]],
+    costs: Sequence[RunCost | None] = (),
+) -> str:
     """The HTML of the report; every text from the study is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -83,7 +99,10 @@ def render_html(record: Record, analysis: Analysis | None, pictures: dict[str, l
     first = record.scores[0] if record.scores else None
     return environment.get_template("template.html.j2").render(
         record=record,
+        answer=answer(record, analysis),
         summary=summarise(record, analysis),
+        costs=_cost_lines(costs),
+        methods=methods_paragraph(record, analysis, metric_label(first.metric)) if analysis and first else "",
         checks=checks(record, analysis) if analysis else [],
         caveats=caveats(record, analysis) if analysis else [],
         pictures=pictures,
@@ -144,6 +163,22 @@ def _curve_table(analysis: Analysis) -> list[dict[str, str]]:
     return lines
 
 
+def _cost_lines(costs: Sequence[RunCost | None]) -> list[dict[str, str]]:
+    """Planned against measured; `times` is how much longer than at the fastest run's speed."""
+    known = [one for one in costs if one is not None]
+    fastest = max((one.rate for one in known if one.rate), default=None)
+    return [
+        {
+            "run": one.run,
+            "flops": quantity(one.flops),
+            "seconds": "–" if one.seconds is None else duration(one.seconds),
+            "rate": "–" if one.rate is None else f"{quantity(one.rate)}FLOP/s",
+            "times": f"{fastest / one.rate:.2f}" if one.rate and fastest else "–",
+        }
+        for one in known
+    ]
+
+
 def _run_line(run: RunRecord) -> dict[str, str]:
     times = run.timings.model_dump() if run.timings else {}
     seconds = {key: "–" if times.get(key) is None else duration(times[key]) for key in ("train", "sample", "evaluate")}
@@ -152,6 +187,7 @@ def _run_line(run: RunRecord) -> dict[str, str]:
     return {
         **seconds,
         "run": run.name,
+        "state": state(run),
         "method": method_label(run.method),
         "size": run.size,
         "seed": "–" if run.seed is None else str(run.seed),

@@ -1,8 +1,9 @@
-"""The figures of a report, each as PNG bytes."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scaling.analysis.ratios import RatioCurve
 from scaling.analysis.summary import Analysis
 from scaling.analysis.table import TEACHER, curve_label
+from scaling.analysis.uncertainty import Interval
 from scaling.report.record import FloatArray, RunRecord
 from scaling.report.style import (
     HAIR,
@@ -19,6 +21,7 @@ from scaling.report.style import (
     EndLabel,
     colour,
     draw,
+    draw_vector,
     end_labels,
     log_values,
     macs_axis,
@@ -31,23 +34,83 @@ WIDTH, HEIGHT = 4.8, 3.8
 LABEL_GAP = 0.11
 
 
-def distance_figure(analysis: Analysis, metric: str, n: int, floor: float) -> bytes:
-    """Distance against multiply-adds, log-log: points with 95 % intervals, power laws with bands, the floor dotted."""
+def distance_figure(analysis: Analysis, metric: str, n: int, floor: float) -> Painted:
+    """Distance against multiply-adds, log-log: points with 95 % intervals, power laws with bands, sizes held out.
+
+    The axis is that of the data. The floor, real against real, is a dotted line where it lies inside, else in words.
+    """
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         keys = list(dict.fromkeys((one.method, one.steps) for one in analysis.distances))
         labels = [_distance_curve(axes, analysis, *key) for key in keys]
-        axes.axhline(floor, color=QUIET, linewidth=1.2, linestyle=":")
-        place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
-        axes.annotate(f"real against real: {floor:.3g} at N = {n:,}", (0.01, floor), color=QUIET, fontsize=8, **place)
         macs_axis(axes, {one.size: one.macs for one in analysis.distances})
-        intervals = [one.fd for one in analysis.distances]
-        log_values(axes, min(floor, *(one.low for one in intervals)), max(one.high for one in intervals))
+        value_limits(axes, [one.fd for one in analysis.distances])
+        note = f"real against real: {floor:.3g} at N = {n:,}"
+        if axes.get_ylim()[0] < floor:
+            axes.axhline(floor, color=QUIET, linewidth=1.2, linestyle=":")
+            place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
+            axes.annotate(note, (0.01, floor), color=QUIET, fontsize=8, **place)
+        else:
+            axes.annotate(f"below: {note}", (0.01, 0.015), xycoords="axes fraction", color=QUIET, fontsize=8)
         axes.set_ylabel(f"{metric} at N = {n:,}")
         end_labels(axes, labels, LABEL_GAP)
 
-    return draw(paint, WIDTH, HEIGHT)
+    return Painted(paint, WIDTH, HEIGHT)
+
+
+def sampling_figure(analysis: Analysis, metric: str, n: int) -> Painted:
+    """Distance against the multiply-adds of one sample, all its evaluations: what quality costs when it is drawn."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        labels = []
+        for method, steps in dict.fromkeys((one.method, one.steps) for one in analysis.distances):
+            points = [one for one in analysis.distances if (one.method, one.steps) == (method, steps)]
+            tone = colour(method, [one.method for one in analysis.distances])
+            x = np.array([one.macs * one.nfe for one in points])
+            y = np.array([one.fd.value for one in points])
+            axes.plot(x, y, color=tone, linewidth=1.2, linestyle=marker(method, steps).linestyle)
+            _points(axes, x, y, error_bars([one.fd for one in points]), method, steps, tone)
+            labels.append(EndLabel(float(x[-1]), float(y[-1]), curve_label(method, steps), tone))
+        axes.set_xscale("log")
+        axes.set_xlabel("Multiply-adds (MACs) of one sample, all evaluations")
+        value_limits(axes, [one.fd for one in analysis.distances])
+        axes.set_ylabel(f"{metric} at N = {n:,}")
+        end_labels(axes, labels, LABEL_GAP)
+
+    return Painted(paint, WIDTH, HEIGHT)
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A figure that is drawn as PNG for the page, as SVG and PDF for a paper; width and height in inches."""
+
+    paint: Callable[[Figure], None]
+    width: float
+    height: float
+
+    def png(self) -> bytes:
+        """For the page."""
+        return draw(self.paint, self.width, self.height)
+
+    def vector(self, kind: str) -> bytes:
+        """ "svg" or "pdf"."""
+        return draw_vector(self.paint, self.width, self.height, kind)
+
+
+def value_limits(axes: Axes, intervals: Sequence[Interval]) -> None:
+    """A log axis about the values, wide enough for intervals but not for those that reach very far."""
+    values = [one.value for one in intervals]
+    low, high = min(values), max(values)
+    room = (high / low) ** 0.5 * 1.3
+    ends = [end for one in intervals for end in (one.low, one.high) if 0 < end < float("inf")]
+    log_values(axes, max(min([low, *ends]), low / room), min(max([high, *ends]), high * room))
+
+
+def error_bars(intervals: Sequence[Interval]) -> FloatArray:
+    """Lengths of error bars [2, K]; 0 where nothing is known."""
+    return np.array([[i.value - i.low, i.high - i.value] if i.known else [0.0, 0.0] for i in intervals]).T
 
 
 def _distance_curve(axes: Axes, analysis: Analysis, method: str, steps: int) -> EndLabel:
@@ -60,11 +123,14 @@ def _distance_curve(axes: Axes, analysis: Analysis, method: str, steps: int) -> 
             macs = np.geomspace(points[0].macs, points[-1].macs, 60)
             line, low, high = law.band(macs)
             axes.plot(macs, line, color=tone, linewidth=1.4, linestyle=look.linestyle)
-            axes.fill_between(macs, low, high, color=tone, alpha=0.15, linewidth=0)
+            if np.isfinite(high).all():
+                axes.fill_between(macs, low, high, color=tone, alpha=0.15, linewidth=0)
+            for held in law.held_out:
+                place = next(one.macs for one in points if one.size == held.size)
+                axes.plot(place, held.predicted.value, marker="x", markersize=6, color=tone, zorder=4)
             label, end = f"{label}\nα = {law.alpha.value:.2f}", float(line[-1])
     x, y = np.array([one.macs for one in points]), np.array([one.fd.value for one in points])
-    bars = np.array([[one.fd.value - one.fd.low, one.fd.high - one.fd.value] for one in points]).T
-    _points(axes, x, y, bars, method, steps, tone)
+    _points(axes, x, y, error_bars([one.fd for one in points]), method, steps, tone)
     return EndLabel(float(x[-1]), end, label, tone)
 
 
@@ -85,8 +151,8 @@ def _points(axes: Axes, x: FloatArray, y: FloatArray, bars: FloatArray, method: 
     )
 
 
-def ratio_figure(analysis: Analysis) -> bytes:
-    """Ratio to the own teacher against multiply-adds: points with 95 % intervals, joined by a line and a band."""
+def ratio_figure(analysis: Analysis) -> Painted:
+    """Ratio to the own teacher against multiply-adds: points with 95 % intervals, joined by a line."""
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -95,20 +161,17 @@ def ratio_figure(analysis: Analysis) -> bytes:
         teacher = colour(TEACHER, methods)
         axes.axhline(1, color=teacher, linewidth=1.2)
         macs_axis(axes, {one.size: one.macs for curve in analysis.ratios for one in curve.points})
-        ends = [end for curve in analysis.ratios for one in curve.points for end in (one.ratio.low, one.ratio.high)]
-        log_values(axes, min(1.0, *ends), max(1.0, *ends))
+        value_limits(axes, [Interval(1, 1, 1), *(one.ratio for curve in analysis.ratios for one in curve.points)])
         axes.set_ylabel("Ratio to the teacher of the same size")
         end_labels(axes, [*labels, EndLabel(axes.get_xlim()[1], 1.0, "own teacher", teacher)], LABEL_GAP)
 
-    return draw(paint, WIDTH, HEIGHT)
+    return Painted(paint, WIDTH, HEIGHT)
 
 
 def _ratio_curve(axes: Axes, curve: RatioCurve, tone: str) -> EndLabel:
     x, y = np.array([one.macs for one in curve.points]), np.array([one.ratio.value for one in curve.points])
-    low, high = np.array([one.ratio.low for one in curve.points]), np.array([one.ratio.high for one in curve.points])
-    axes.fill_between(x, low, high, color=tone, alpha=0.15, linewidth=0)
     axes.plot(x, y, color=tone, linewidth=1.4, linestyle=marker(curve.method, curve.steps).linestyle)
-    _points(axes, x, y, np.array([y - low, high - y]), curve.method, curve.steps, tone)
+    _points(axes, x, y, error_bars([one.ratio for one in curve.points]), curve.method, curve.steps, tone)
     text = f"{curve_label(curve.method, curve.steps)}\nmean {curve.mean.value:.2f}"
     return EndLabel(float(x[-1]), float(y[-1]), text, tone)
 

@@ -42,22 +42,31 @@ def metric_label(metric: str) -> str:
     return METRICS.get(metric, metric)
 
 
+def answer(record: Record, analysis: Analysis | None) -> list[str]:
+    """Three sentences at most: what each student costs beside its teacher and whether that changes, how the teacher
+    is.
+    """
+    if analysis is None:
+        total = len(record.runs)
+        return [f"{counted(total, 'run')} started and none has scores yet: nothing can be said about quality."]
+    methods = list(dict.fromkeys(curve.method for curve in analysis.ratios))
+    return [*(_students(analysis, method) for method in methods), _teacher(record, analysis)]
+
+
 def summarise(record: Record, analysis: Analysis | None) -> list[str]:
-    """Sentences for the head of the report, from what was done to what was found, missed expectations included."""
+    """What stands below the answer: of what intervals are, what was run, what was expected and missed."""
     done, total = len(record.scores), len(record.runs)
     if analysis is None:
-        return [f"{counted(total, 'run')} started and none has scores yet: nothing can be said about quality."]
+        return []
     macs = [one.macs for one in analysis.distances]
     methods = list(dict.fromkeys(method_label(run.method) for run in record.runs))
     scored = f"all {total} runs scored" if done == total else f"only {done} of {total} runs scored so far"
     seeds = counted(len({run.seed for run in record.scores}), "seed")
     sentences = [
-        _what_intervals_hold(analysis),
         *_whose_ruler(record),
         f"{listed(methods)} in {counted(len(record.sizes), 'size')}, from {quantity(min(macs))} to "
         f"{quantity(max(macs))} multiply-adds (MACs) a forward pass, {seeds}, {scored}.",
-        _teacher(record, analysis),
-        *(_students(analysis, method) for method in dict.fromkeys(curve.method for curve in analysis.ratios)),
+        _what_intervals_hold(analysis),
     ]
     found = checks(record, analysis)
     missed = [check for check in found if check.verdict == MISSED]
@@ -98,9 +107,9 @@ def _teacher(record: Record, analysis: Analysis) -> str:
 def _students(analysis: Analysis, method: str) -> str:
     curves = [curve for curve in analysis.ratios if curve.method == method]
     means = listed([f"{show(curve.mean)} in {counted(curve.steps, 'step')}" for curve in curves])
-    text = f"Averaged over sizes, the distance of {method_label(method)} is that of its own teacher times {means}."
+    text = f"{method_label(method)} has its own teacher's distance times {means}"
     told = [f"in {counted(curve.steps, 'step')} {_constancy(curve)}" for curve in curves if curve.constancy]
-    return f"{text} Is that ratio the same at every size? {'; '.join(told).capitalize()}." if told else text
+    return f"{text}. The same at every size? {'; '.join(told).capitalize()}." if told else f"{text}."
 
 
 def _constancy(curve: RatioCurve) -> str:

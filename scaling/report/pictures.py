@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from scaling.analysis.summary import Analysis, show
 from scaling.analysis.table import curve_label, curve_order, method_label
-from scaling.analysis.words import HOLD
-from scaling.report.figures import distance_figure, ratio_figure, training_figure
+from scaling.analysis.words import HOLD, listed
+from scaling.report.figures import Painted, distance_figure, ratio_figure, sampling_figure, training_figure
 from scaling.report.findings import metric_label
 from scaling.report.grids import Pixels, beside, grid_figure, matching, tile
 from scaling.report.record import Images, Record, RunRecord
@@ -21,13 +22,14 @@ WIDE, NARROW = 9.0, 5.0
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure: its file name, PNG bytes, title, words for those who cannot see it, and caption."""
+    """One figure: file name, PNG bytes, title, words for those who cannot see it, caption, SVG and PDF by name."""
 
     file: str
     png: bytes
     title: str
     alt: str
     caption: str
+    vectors: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
@@ -49,27 +51,41 @@ def draw_pictures(record: Record, analysis: Analysis | None) -> dict[str, list[P
 def _curves(record: Record, analysis: Analysis) -> list[Picture]:
     first = record.scores[0]
     name = metric_label(first.metric)
-    sources = " and ".join(HOLD[source] for source in dict.fromkeys(one.source for one in analysis.distances))
-    distance = Picture(
-        "distance.png",
+    sources = listed([HOLD[source] for source in dict.fromkeys(one.source for one in analysis.distances)])
+    scores = "; ".join(f"{curve_label(one.method, one.steps)} {one.size}: {show(one.fd)}" for one in analysis.distances)
+    distance = vector_picture(
+        "distance",
         distance_figure(analysis, name, first.n, first.floor),
         f"{name} against multiply-adds",
-        "; ".join(f"{curve_label(one.method, one.steps)} {one.size}: {show(one.fd)}" for one in analysis.distances),
-        f"Lower is better. Bars: 95 % intervals from {sources}. Lines and bands: power laws, FD falling as MACs to the "
-        f"power −α. Dotted: real images against real images at N = {first.n:,}.",
+        scores,
+        f"Lower is better. Bars: 95 % intervals, which hold {sources}. Lines and bands: power laws, FD falling as MACs "
+        "to the power −α. Crosses: the largest size, predicted from the others.",
+    )
+    sampling = vector_picture(
+        "sampling",
+        sampling_figure(analysis, name, first.n),
+        f"{name} against the compute of sampling",
+        scores,
+        "Multiply-adds of one sample: those of one forward pass times its evaluations.",
     )
     if not analysis.ratios:
-        return [distance]
+        return [distance, sampling]
     points = [(curve, point) for curve in analysis.ratios for point in curve.points]
-    ratio = Picture(
-        "ratio.png",
+    ratio = vector_picture(
+        "ratio",
         ratio_figure(analysis),
         "Ratio to the own teacher against multiply-adds",
         "; ".join(f"{curve_label(c.method, c.steps)} {point.size}: {show(point.ratio)}" for c, point in points),
         f"{name} of a student over that of the teacher of its own size and seed. A level line means that distillation "
-        "costs the same share at every size. Bars and bands: 95 % intervals of each point.",
+        "costs the same share at every size. Bars: 95 % intervals of each point.",
     )
-    return [distance, ratio]
+    return [distance, ratio, sampling]
+
+
+def vector_picture(name: str, painted: Painted, title: str, alt: str, caption: str) -> Picture:
+    """A figure with its SVG and PDF beside the PNG."""
+    others = {f"{name}.{kind}": painted.vector(kind) for kind in ("svg", "pdf")}
+    return Picture(f"{name}.png", painted.png(), title, alt, caption, others)
 
 
 def _training(record: Record) -> list[Picture]:

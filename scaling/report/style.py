@@ -91,6 +91,18 @@ def draw(paint: Callable[[Figure], None], width: float, height: float) -> bytes:
     return stream.getvalue()
 
 
+def draw_vector(paint: Callable[[Figure], None], width: float, height: float, kind: str) -> bytes:
+    """The same figure for a paper: kind "svg" or "pdf", text as text, the same bytes each time."""
+    undated: dict[str, Any] = {"Date": None} if kind == "svg" else {"CreationDate": None}
+    look = {**STYLE, "svg.hashsalt": "trigscale", "svg.fonttype": "none", "pdf.fonttype": 42}
+    with mpl.rc_context(look):
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+        paint(figure)
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, metadata=undated)
+    return stream.getvalue()
+
+
 def macs_axis(axes: Axes, sizes: Mapping[str, float]) -> None:
     """A log axis of multiply-adds with one tick at each size, its name over its cost."""
     axes.set_xscale("log")

@@ -41,7 +41,7 @@ def describe_launch(
         "versions": versions(),
         "machine": machine(device),
         "seeds": config.seeds,
-        "data": {"dataset": config.data.source, **prepared.data.model_dump(exclude={"definition"})},
+        "data": {"dataset": config.data.source, **prepared.data.model_dump(exclude={"definition", "window"})},
     }
     return before.model_copy(update=facts)
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.coverage import Case, cases, coverage, floor, power, ratio
 
-# Where more is held than 95 %, by design: scores of single sizes stand on the residuals that they are part of; where the
+# Where more is held than 95 %, by design: scores of single sizes stand on residuals that they are part of; where the
 # scatter falls with size, the largest sizes and new runs beyond them have less than the pooled one.
 WIDER = ("a size's own score", "new run at twice the size", "constant kept")
 LOW, HIGH = 0.93, 0.975

@@ -265,7 +265,7 @@ def test_columns_are_named_by_the_user_and_scaled(tmp_path: Path, caplog: pytest
         ("IS", 170.0, 2e8, pytest.approx(100.8e9)),
         ("IS", 180.0, 8e8, pytest.approx(279.3e9)),
     ]
-    assert (rows[0].method, rows[0].steps, rows[0].nfe, rows[0].seed, rows[0].size) == ("all", 1, 1, 0, "1.008e+11")
+    assert (rows[0].method, rows[0].steps, rows[0].nfe, rows[0].seed, rows[0].size) == ("all", 1, 1, 0, "100800000000")
     assert "columns that are not used: 'notes'" in caplog.text
     assert "line 3 without a score, passed over" in caplog.text
     assert {name: len(group) for name, group in by_metric(rows).items()} == {"FID": 1, "IS": 2}

@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 
 from scaling.analysis.summary import analyse
-from scaling.analysis.table import load_scores, rows_of
+from scaling.analysis.table import TableError, load_scores, rows_of
 from scaling.analysis.table_file import load_table
 from scaling.report import build
 from scaling.report.build import build_report, duration
-from scaling.report.findings import checks, summarise
+from scaling.report.compare import compare, write_comparison
+from scaling.report.findings import answer, checks, summarise
+from scaling.report.paper import escape
 from scaling.report.record import ReportError, read_study
 from scaling.run.home import StudyFolder, write_model
 from scaling.run.samples import maker
@@ -47,7 +49,7 @@ class Page(HTMLParser):
         self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "data", "action"}]
 
     def handle_data(self, data: str) -> None:
-        if self.tags[-1:] != ["style"]:
+        if self.tags[-1:] not in (["style"], ["script"]):
             self.pieces.append(data)
 
     @property
@@ -80,24 +82,25 @@ def test_report_holds_its_files_and_nothing_half_written(study: Path) -> None:
     assert {path.name for path in (study / "report").iterdir()} == {
         "index.html",
         "scores.csv",
-        "analysis.json",
-        "distance.png",
-        "ratio.png",
-        "overview.png",
+        *("analysis.json", "table.tex", "methods.txt", "references.bib", "overview.png"),
+        *(f"{name}.{kind}" for name in ("distance", "ratio", "sampling") for kind in ("png", "svg", "pdf")),
         *(f"training-{method}.png" for method in ("teacher", "scd", "sct")),
         *(f"samples-{curve}.png" for curve in ("teacher-9", "scd-1", "scd-2", "sct-1", "sct-2")),
     }
 
 
 def test_page_is_self_contained_and_its_pictures_are_the_files(study: Path, whole: Page) -> None:
-    assert "script" not in whole.tags
+    assert whole.tags.count("script") == 1  # which sorts tables, and asks for nothing
     assert "link" not in whole.tags
     html = (study / "report" / "index.html").read_text()
     assert "url(" not in html
     assert "@import" not in html
-    assert len(whole.addresses) == 11
+    assert "fetch(" not in html
+    assert "http" not in html.replace("http-equiv", "")
+    pictures = [address for address in whole.addresses if address != "#answer"]
+    assert len(pictures) == 12
     embedded = set()
-    for address in whole.addresses:
+    for address in pictures:
         kind, _, data = address.partition(",")
         assert kind == "data:image/png;base64"
         embedded.add(base64.b64decode(data, validate=True))
@@ -158,9 +161,11 @@ def test_analysis_json_and_table_agree(study: Path, whole: Page) -> None:
 
 
 def test_one_seed_is_judged_by_the_scatter_of_the_sizes_and_without_p(whole: Page) -> None:
-    head = whole.text[whole.text.index(NAME, whole.text.index("Scaling study of")) + len(NAME) :]
+    head = whole.text[whole.text.index(NAME, whole.text.index("Scaling study of")) + len(NAME) :].strip()
+    assert head.startswith("sCD has its own teacher's distance times 1.")
+    assert head.index("The largest teacher (l) reaches") < 500  # the answer comes first, and is short
     assert "Intervals (95 %) hold the scatter of the sizes about the law." in head
-    assert "Is that ratio the same at every size? In 1 step no, it falls with size" in head
+    assert "The same at every size? In 1 step no, it falls with size" in head
     assert re.search(r"p [<=] ", whole.text) is None
     assert "The limits are this project's own" in whole.text
 
@@ -170,14 +175,14 @@ def findings(folder: Path) -> tuple[list[str], dict[str, tuple[str, str]]]:
     record = read_study(folder)
     analysis = analyse([row for run in record.scores for row in rows_of(run)])
     judged = {check.expected: (check.measured, check.verdict) for check in checks(record, analysis)}
-    return summarise(record, analysis), judged
+    return [*answer(record, analysis), *summarise(record, analysis)], judged
 
 
 def test_summary_says_what_held_and_what_was_rejected(tmp_path: Path, write_study: Writer) -> None:
     sentences, judged = findings(write_study(tmp_path / "seeds", seeds=3))
     text = " ".join(sentences)
     assert "Intervals (95 %) hold the scatter between seeds." in text
-    assert "the same at every size? In 1 step not contradicted (p = " in text
+    assert "The same at every size? In 1 step not contradicted (p = " in text
     assert "In 1 step no, it falls with size (p < 0.0001)" in text
     assert "Nothing that was expected was missed." in text
     assert {verdict for _, verdict in judged.values()} == {"met", "not contradicted"}
@@ -382,3 +387,37 @@ def test_drawing_leaves_pyplot_alone() -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_paper_gets_a_table_a_paragraph_and_references(study: Path) -> None:
+    table = (study / "report" / "table.tex").read_text()
+    assert table.count(r"\\") == 1 + 5 + 4  # a heading, five curves, four rows of ratios
+    assert r"\quad ratio to teacher & 1.4" in table
+    paragraph = (study / "report" / "methods.txt").read_text()
+    assert paragraph.startswith("We trained 4 sizes with 1 seed each and evaluated Teacher, 9 steps")
+    assert "FD-fashion at N = 5,000" in paragraph
+    assert "2410.11081" in (study / "report" / "references.bib").read_text()
+    assert escape("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
+    assert (study / "report" / "distance.pdf").read_bytes().startswith(b"%PDF")
+    assert b"<text" in (study / "report" / "distance.svg").read_bytes()
+
+
+def test_two_studies_in_one_figure(tmp_path: Path, study: Path, write_study: Writer) -> None:
+    """The second has 1.1 times the scores of the first at the sizes that both have."""
+    other = write_study(tmp_path / "other", sizes=("xs", "s", "m"))
+    for path in other.glob("*/scores.json"):
+        scores = json.loads(path.read_text())["scores"]
+        change(path, scores=[{**one, "fd": 1.1 * one["fd"]} for one in scores])
+    found = compare(study, other)
+    assert len(found.ratios) == 5
+    assert all(curve.mean.value == pytest.approx(1.1) and len(curve.points) == 3 for curve in found.ratios)
+    index = write_comparison(found, tmp_path / "page")
+    assert "other has 1.100" in page(index).text
+    assert {path.name for path in index.parent.iterdir()} == {
+        *("index.html", "comparison.csv", "comparison.json"),
+        *(f"comparison.{kind}" for kind in ("png", "svg", "pdf")),
+    }
+    for path in other.glob("*/scores.json"):
+        change(path, n=1000)
+    with pytest.raises(TableError, match="scores compare by one metric at one N"):
+        compare(study, other)
