@@ -39,6 +39,7 @@ WANTS = {
     "study cancel": "a cluster; tests/slurm",
     "study rehearse": "kills of processes; tests/study/test_rehearse.py",
     "study logs": "the log of a run, which runs that share a process do not have; tests/study/test_rehearse.py",
+    "compare A B": "two studies; tests/report",
     "doctor": "a checkout that git reads, which takes its time here; tests/study/test_words.py",
 }
 
