@@ -93,10 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=100)
     sets = parser.parse_args().sets
-    head = f"`PYTHONPATH=. python benchmarks/advise.py --sets {sets}`, {datetime.now(UTC):%Y-%m-%d}, numpy {np.__version__}."
-    lines = [
-        head,
-        "",
+    command = f"`PYTHONPATH=. python benchmarks/advise.py --sets {sets}`"
+    lines = [f"{command}, {datetime.now(UTC):%Y-%m-%d}, numpy {np.__version__}.", ""]
+    lines += [
         "| cost of a run | truth | runs of XS, S, M, L, XL | error | width | holds |",
         "|---|---|---|---|---|---|",
     ]

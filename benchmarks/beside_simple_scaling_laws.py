@@ -1,4 +1,4 @@
-"""Our L(N, D) beside simple-scaling-laws 0.2.0 on the same tables: how often intervals hold the truth, how long it takes.
+"""Our L(N, D) beside simple-scaling-laws 0.2.0 on the same tables: how often intervals hold the truth, at what time.
 
     pip install --target SOMEWHERE --no-deps --ignore-requires-python simple-scaling-laws==0.2.0 polars
     polars-runtime-32 PYTHONPATH=.:SOMEWHERE python benchmarks/beside_simple_scaling_laws.py [--tables 40]
