@@ -91,7 +91,7 @@ def disk_rows(trials: Trials) -> Iterator[Row]:
             (folder / "ballast").unlink()
             told = next((line for line in said.splitlines() if "No space left" in line), "nothing about the disk")
             trials.finish(path, homes)
-            yield stage, code, told.partition(" ERROR ")[2].replace(str(folder), "..."), "equal"
+            yield stage, code, told.rpartition(" ERROR ")[2].replace(str(folder), "..."), "equal"
 
 
 @contextmanager

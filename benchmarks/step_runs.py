@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 
 from benchmarks.allocator import allocated_peak
 from data_pipeline.reader import LatentReader
+from data_pipeline.writer import write_shards
 from models.network import NetworkConfig
 from scaling.config.sections import (
     ConsistencyRecipe,
@@ -57,21 +60,23 @@ class Setting:
     steps: int
 
 
-class Latents:
-    """Random latents float16 [C, H, W] and labels, read as `LatentReader` reads."""
+@cache
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is gone when the process ends."""
+    return tempfile.TemporaryDirectory()
 
-    def __init__(self, network: NetworkConfig, samples: int = 512) -> None:
-        shape = (samples, network.latent_channels, network.resolution, network.resolution)
-        generator = np.random.default_rng(0)
-        self.latents = generator.standard_normal(shape, np.float32).astype(np.float16)
-        self.labels = generator.integers(0, max(1, network.num_classes), samples)
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Latents [B, C, H, W] and labels [B] of the samples with these numbers."""
-        return self.latents[indices], self.labels[indices]
+@cache
+def random_latents(network: NetworkConfig, samples: int = 512) -> LatentReader:
+    """Shards of random latents float16 [C, H, W] and labels."""
+    shape = (samples, network.latent_channels, network.resolution, network.resolution)
+    generator = np.random.default_rng(0)
+    latents = generator.standard_normal(shape, np.float32).astype(np.float16)
+    classes = max(1, network.num_classes)
+    labels = generator.integers(0, classes, samples).tolist()
+    folder = Path(scratch().name) / str(len(list(Path(scratch().name).iterdir())))
+    write_shards(zip(latents, labels, strict=True), folder, dataset="random", encoder="none", num_classes=classes)
+    return LatentReader(folder)
 
 
 def make_spec(network: NetworkConfig, setting: Setting, case: str, ranks: int) -> RunSpec:
@@ -108,7 +113,7 @@ def make_trainer(case: str, origin: Origin, setting: Setting, world: World) -> T
         compile=setting.compile,
         activation_checkpointing=setting.checkpointing,
     )
-    reader = cast(LatentReader, Latents(origin.config))
+    reader = random_latents(origin.config)
     return Trainer(make_spec(origin.config, setting, case, world.size), reader, origin, launch, world)
 
 

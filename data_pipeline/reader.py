@@ -75,7 +75,7 @@ class LatentReader:
         self._ends = np.cumsum([shard.samples for shard in self.manifest.shards])
         self.labels = np.zeros(len(self), np.int64)
         self._offsets = np.full(len(self), UNREADABLE, np.int64)
-        self._checksums = np.zeros(len(self), np.uint32)
+        self.checksums = np.zeros(len(self), np.uint32)
         self._files: dict[int, io.FileIO] = {}
         self._opening = threading.Lock()
         for number in range(len(self.manifest.shards)):
@@ -116,18 +116,20 @@ class LatentReader:
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"sample numbers {indices.min()} to {indices.max()}, but there are {len(self)} samples")
         failed: dict[int, DataError] = {}
-        numbers, offsets = indices.tolist(), self._offsets[indices].tolist()
+        size, preadv, files = self.manifest.sample_bytes, os.preadv, self._files
+        numbers, offsets, sums = indices.tolist(), self._offsets[indices].tolist(), self.checksums[indices].tolist()
         shards = np.searchsorted(self._ends, indices, side="right").tolist()
-        sums = self._checksums[indices].tolist()
         for row in np.argsort(indices, kind="stable").tolist():  # files are read forward
-            buffer = rows.buffers[row]
+            buffer, offset, file = rows.buffers[row], offsets[row], files.get(shards[row])
             try:
-                self._pread(shards[row], buffer, offsets[row], numbers[row])
-                if checksum(buffer[0]) != sums[row]:
-                    what = "is altered: its checksum is not the one in the index"
-                    raise self._unreadable(shards[row], numbers[row], what)
-            except DataError as error:
-                failed[row] = error
+                whole = file is not None and offset != UNREADABLE and preadv(file.fileno(), buffer, offset) == size
+            except OSError:
+                whole = False
+            if not whole or checksum(buffer[0]) != sums[row]:  # damaged; or not open yet, or a short read
+                try:
+                    self._read_one(buffer, shards[row], numbers[row])
+                except DataError as error:
+                    failed[row] = error
         return failed
 
     def prepare(self, *windows: np.ndarray) -> None:
@@ -170,10 +172,11 @@ class LatentReader:
             raise self._damage(shard.index_name, str(error)) from error
         part = slice(self._ends[number] - shard.samples, self._ends[number])
         self.labels[part], self._offsets[part] = index["label"], index["offset"]
-        self._checksums[part] = index["checksum"]
+        self.checksums[part] = index["checksum"]
 
-    def _pread(self, shard: int, buffer: list[memoryview], offset: int, number: int) -> None:
-        """Fill the buffer from the shard. DataError where the file cannot be read or ends before."""
+    def _read_one(self, buffer: list[memoryview], shard: int, number: int) -> None:
+        """Fill the buffer with a sample of the shard. DataError, which says why it cannot be."""
+        offset = int(self._offsets[number])
         if offset == UNREADABLE:
             raise DataError(self.damaged[shard])
         try:
@@ -191,6 +194,8 @@ class LatentReader:
             raise
         if got != size:
             raise self._unreadable(shard, number, f"is cut off: {got} of {size} bytes are left")
+        if checksum(buffer[0]) != self.checksums[number]:
+            raise self._unreadable(shard, number, "is altered: its checksum is not the one in the index")
 
     def _open(self, shard: int) -> io.FileIO:
         """The file of a shard. One that is dropped here closes once no thread reads from it any more."""

@@ -75,13 +75,10 @@ def conditions(submissions: Submissions, client: Client, places: Mapping[str, Pl
     SlurmError where squeue does not answer, that is the controller is down, and where a job that has not ended was
     submitted on another cluster: its number means another job here.
     """
-    past = {
-        name: [start for start in starts(submissions.attempts(name)) if start.id == place.id]
-        for name, place in places.items()
-    }
     away = {name: place for name, place in places.items() if place.submission.cluster != client.cluster}
     for name, place in away.items():
-        if not past[name] or past[name][-1].ended.get("verdict") not in (Verdict.DONE.value, Verdict.FAILED.value):
+        last = _history(submissions, name, place)[-1:]
+        if not last or last[0].ended.get("verdict") not in (Verdict.DONE.value, Verdict.FAILED.value):
             raise SlurmError(
                 f"{name}: was submitted on cluster {place.submission.cluster!r}, and this is {client.cluster!r}: look "
                 f"after it there, or remove {submissions.folder} once it is cancelled there"
@@ -92,8 +89,13 @@ def conditions(submissions: Submissions, client: Client, places: Mapping[str, Pl
     found = {}
     for name, place in places.items():
         known = None if name in away else queued.get(place.id)
-        found[name] = _condition(name, place, known, accounted.get(place.id), past[name])
+        history = _history(submissions, name, place)  # after squeue: what ended before that has left its word
+        found[name] = _condition(name, place, known, accounted.get(place.id), history)
     return found
+
+
+def _history(submissions: Submissions, name: str, place: Place) -> list[Start]:
+    return [start for start in starts(submissions.attempts(name)) if start.id == place.id]
 
 
 def _numbers(places: Iterable[Place]) -> list[int]:
@@ -159,12 +161,17 @@ def _silent(name: str, place: Place, known: Known | None, number: int) -> Condit
         return Condition(State.CANCELLED, place.id, "cancelled by `study cancel`", number)
     if known is None:
         return Condition(State.CANCELLED, place.id, "neither squeue nor sacct knows it: cancelled as it waited", number)
+    if known.state == "COMPLETED" and number:  # by its supervisor's own code; its word is on its way to this machine
+        return Condition(State.DONE, place.id, "", number)
     if known.state == "CANCELLED":
         reason = "a job that it waited for failed, or somebody cancelled it" if not number else "cancelled from outside"
         return Condition(State.CANCELLED, place.id, reason, number)
     if known.state in ENDED:
         return Condition(State.FAILED, place.id, f"{known.state}: {ENDED[known.state]}", number)
-    if not number:
+    if not number and ("JobLaunchFailure" in known.reason or known.exit == "0:53"):
         return Condition(State.FAILED, place.id, f"{known.state}: {NO_LOG}", number)
+    if not number:
+        reason = f"{known.state}: a line of `setup` or a module failed: see slurm/logs/{place.id}.out of the study"
+        return Condition(State.FAILED, place.id, reason, number)
     reason = f"{known.state} {known.exit}: it ended without a word; see the end of its log"
     return Condition(State.FAILED, place.id, reason.strip(), number)

@@ -57,7 +57,7 @@ def submit(order: Order, submissions: Submissions, client: Client, *, retry_fail
         places = submissions.places()
         found = conditions(submissions, client, places)
         outcome = _sort(order.graph, found, retry_failed)
-        names = _to_submit(order.graph, outcome)
+        names = _to_submit(order.graph, found, outcome)
         stale = [name for name in names if name in outcome.active]
         if stale:
             cancel_jobs(submissions, client, {name: places[name] for name in stale})
@@ -137,10 +137,16 @@ def _sort(graph: JobGraph, found: Mapping[str, Condition], retry_failed: bool) -
     return outcome
 
 
-def _to_submit(graph: JobGraph, outcome: Outcome) -> list[str]:
-    """What is to be submitted: what is new, and what must wait for it though it is submitted already."""
+def _to_submit(graph: JobGraph, found: Mapping[str, Condition], outcome: Outcome) -> list[str]:
+    """What is to be submitted: what is new, and what must wait for it though it is submitted already.
+
+    What waits for others and is done is done again after new ones alone.
+    """
     settled = {*outcome.active, *outcome.failed, *outcome.refused}
     new = [name for name in graph.order if name not in settled]
+    waited = [name for name in new if graph.jobs[name].after and name in found and found[name].state is State.DONE]
+    coming = {*new, *outcome.active} - {*waited}
+    new = [name for name in new if name not in waited or not coming.isdisjoint(graph.jobs[name].after)]
     waits = [
         name
         for name, condition in outcome.active.items()

@@ -143,7 +143,10 @@ def dump_run(run: RunFile) -> str:
 def load_run(home: Path) -> RunFile:
     """Read a run's config.yaml. ConfigError names the file, and says so if it was edited after the run was planned."""
     path = RunHome(home).config
-    run = validate(RunFile, read_yaml(path), str(path))
+    try:
+        run = validate(RunFile, read_yaml(path), str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}\n`trigscale study run` writes it anew" if path.exists() else str(error)) from None
     if run.spec.identity() != run.identity:
         raise ConfigError(
             f"{path}: identity is {run.identity} but its spec hashes to {run.spec.identity()}: the file was edited; "

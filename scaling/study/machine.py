@@ -22,6 +22,7 @@ OPTIONAL = {
     "triton": ("attention kernels on GPUs; on CPUs nothing needs it", "gpu"),
     "diffusers": ("VAEs: data encode, and samples of their latents", "vae"),
     "deepspeed": ("launch.strategy zero1, zero2 and zero3", "deepspeed"),
+    "submitit": ("study submit, which puts a study on a SLURM cluster", "slurm"),
     "tensorboard": ("launch.tensorboard", "tensorboard"),
     "wandb": ("launch.wandb", "wandb"),
 }
@@ -40,7 +41,7 @@ def describe_launch(
         "versions": versions(),
         "machine": machine(device),
         "seeds": config.seeds,
-        "data": {"dataset": config.data.source, **prepared.data.model_dump(exclude={"definition"})},
+        "data": {"dataset": config.data.source, **prepared.data.model_dump(exclude={"definition", "window"})},
     }
     return before.model_copy(update=facts)
 

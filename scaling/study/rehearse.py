@@ -27,7 +27,7 @@ from scaling.plan import units
 from scaling.plan.build import Options, Plan, build_plan
 from scaling.run.devices import pick_device
 from scaling.run.home import RunHome, StudyFolder
-from scaling.run.spec import PlannedRun, RunData
+from scaling.run.spec import PlannedRun, run_data
 from scaling.study.checks import obstacles
 from scaling.study.expand import expand
 from scaling.study.jobs import report_job, run_jobs
@@ -127,8 +127,7 @@ def _before(study: Study) -> Iterator[Check]:
 
 
 def _plan(study: Study) -> Plan:
-    unknown = RunData(content_sha256="", held_out_sha256="", encoder=study.config.data.encoder)
-    runs = expand(study.config, study.family, unknown)
+    runs = expand(study.config, study.family, run_data(study.config.data, "", ""))
     return build_plan(study.config, study.family, runs, Options())
 
 

@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from scaling.config.cluster import Cluster
 from scaling.run.home import StudyFolder
-from scaling.run.spec import PlannedRun, RunData
+from scaling.run.spec import PlannedRun, run_data
 from scaling.study.checks import check_runnable
 from scaling.study.expand import expand
 from scaling.study.jobs import report_job, run_jobs
@@ -57,8 +57,7 @@ def preview(study: Study, cluster: Cluster) -> tuple[list[Any], dict[str, Any]]:
     As things for a terminal and as plain values.
     """
     check_runnable(study.config)
-    unknown = RunData(content_sha256="", held_out_sha256="", encoder=study.config.data.encoder)
-    runs = expand(study.config, study.family, unknown)
+    runs = expand(study.config, study.family, run_data(study.config.data, "", ""))
     folder = study.folder.resolve()
     order = _order(study, cluster, runs, _graph(folder, runs, set()))
     with cluster_errors():

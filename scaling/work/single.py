@@ -74,7 +74,10 @@ def _network(path: Path, device: torch.device) -> tuple[RunSpec, TrigFlowNet]:
             "made by `trigscale model ema`"
         )
     loaded = checkpoint.load(path)
+    if "spec" not in loaded.metadata:
+        raise CheckpointError(f"{path}: does not say of which run it is: not written by trigscale")
     spec = validate(RunSpec, loaded.metadata["spec"], f"{path}: spec")
+    checkpoint.require(loaded, spec.identity())
     return spec, load_network(loaded, spec, device)
 
 

@@ -24,7 +24,7 @@ from tests.study.conftest import cli, shards, write_study  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 STEPS = str(Path(__file__).with_name("steps.py"))
-LIMIT_SECONDS = 300.0
+LIMIT_SECONDS = 900.0
 REQUEST = Request(minutes=10, cpus_per_task=1, memory_mb=500)
 
 

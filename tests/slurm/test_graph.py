@@ -50,13 +50,14 @@ def test_a_failure_ends_its_own_line_and_is_reported(bench: Bench) -> None:
     condition = bench.conditions()["teacher-a"]
     assert condition.reason == "it crashed twice at step 2, the last time with code 70"
     assert condition.starts == 2
-    refused = bench.put(*(job for job in jobs if not job.name.endswith("-b") and job.name != "report"))
+    after = bench.job("report", 2, kind="report", after=("teacher-a", "student-a"))
+    wanted = [job for job in jobs if job.name in ("teacher-a", "student-a")]
+    refused = bench.put(*wanted, after)
     assert list(refused.failed) == ["teacher-a"]
     assert refused.refused == {"student-a": "needs teacher-a, which failed"}
     assert refused.submitted == {}
     (bench.home("teacher-a") / "crash-at").unlink()
-    wanted = [job for job in jobs if job.name in ("teacher-a", "student-a")]
-    assert set(bench.put(*wanted, retry_failed=True).submitted) == {"teacher-a", "student-a"}
+    assert set(bench.put(*wanted, after, retry_failed=True).submitted) == {"teacher-a", "student-a", "report"}
     assert {bench.ended()[job.name].state.value for job in wanted} == {"done"}
 
 
@@ -124,6 +125,18 @@ def test_what_the_cluster_cannot_give_is_found_before_anything_is_submitted(
     assert told in str(error.value)
     assert bench.submissions.places() == {}
     assert "bench" not in bench.client.run("squeue", "-h", "-o", "%j", "-t", "pending,running")
+
+
+def test_a_job_that_never_began_says_why(bench: Bench) -> None:
+    """A failing line of setup ends the job; a folder for its log that the node does not have, before it starts."""
+    bench.with_settings(setup=("module load nothing-here",)).put(bench.job("setup", 1))
+    bench.put(bench.job("log", 1), request=Request(minutes=10, cpus_per_task=1, options=(("hold", True),)))
+    bench.submissions.logs.rename(bench.folder / "elsewhere")
+    bench.cluster.call("scontrol", "release", bench.id("log"))
+    conditions = bench.ended()
+    assert "a line of `setup` or a module failed: see slurm/logs/" in conditions["setup"].reason
+    assert "on a file system that the nodes share?" in conditions["log"].reason
+    assert {condition.state.value for condition in conditions.values()} == {"failed"}
 
 
 def test_no_sbatch_says_where_to_go(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,10 +167,10 @@ def test_a_failed_parent_that_is_requeued_by_hand_has_its_children_armed_again(b
 def test_a_job_that_hears_of_its_time_limit_too_late_goes_on_all_the_same(bench: Bench) -> None:
     """It ends within SLURM's KillWait; the supervisor knows by the clock that it was not cancelled."""
     (bench.home("deaf") / "deaf").touch()
-    bench.put(bench.job("deaf", 120, seconds=1.0), request=Request(minutes=1, cpus_per_task=1))
+    bench.put(bench.job("deaf", 75, seconds=1.0), request=Request(minutes=1, cpus_per_task=1))
     assert bench.states() == {"deaf": "done"}
     assert set(codes(bench, "deaf")) == {75, 0}
-    whole(bench, "deaf", 120)
+    whole(bench, "deaf", 75)
 
 
 @pytest.mark.nightly

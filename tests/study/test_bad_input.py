@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -389,6 +391,8 @@ def test_a_config_edited_by_hand(tmp_path: Path, homes: Fixture, write_study: Fi
     path.write_text(original)
     edit(path, lambda content: content["spec"]["recipe"].update(lrr=0.5))
     assert_refused(cli("study", "status", study), f"{path}:", "lrr: unknown key (value 0.5); did you mean 'lr'?")
+    path.write_text(original[: len(original) // 2])
+    assert_refused(cli("study", "status", study), f"{path}:", "`trigscale study run` writes it anew")
 
 
 @pytest.mark.parametrize(
@@ -468,6 +472,55 @@ def test_files_that_are_no_checkpoints(
     assert (tmp_path / "unpickled").exists()
     assert cli("sample", untrained, "--to", to, "--count", 3).code == 0
     assert to.exists()
+
+
+def resealed(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+    """Change the content of a checkpoint's manifest, and its hash too."""
+
+    def changing(manifest: dict[str, Any]) -> None:
+        change(manifest["content"])
+        text = json.dumps(manifest["content"], sort_keys=True)
+        manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+
+    return changing
+
+
+def claim(tensor: dict[str, Any], length: int) -> None:
+    """Say that a tensor has so many elements, all of them in its file."""
+    tensor["shape"], tensor["runs"] = [length], [[0, length, tensor["runs"][0][2]]]
+
+
+def huge(content: dict[str, Any]) -> None:
+    claim(next(iter(content["tensors"].values())), 2**50)
+
+
+def no_spec(content: dict[str, Any]) -> None:
+    del content["metadata"]["spec"]
+
+
+SEALED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "huge": (huge, r"rank-00000.safetensors: tensors of [0-9,]{20,} bytes in a file of [0-9,]+"),
+    "negative": (lambda content: claim(next(iter(content["tensors"].values())), -4), r"no tensor is 'F32' \[-4\]"),
+    "type": (lambda content: next(iter(content["tensors"].values())).update(dtype="F7"), "no tensor is 'F7'"),
+    "no spec": (no_spec, "does not say of which run it is"),
+    "spec": (lambda content: content["metadata"].update(spec=3), "spec:"),
+    "other spec": (lambda content: content["metadata"]["spec"].update(seed=5), "belongs to run .*, not to "),
+}
+
+
+@pytest.mark.parametrize("lie", SEALED)
+def test_checkpoints_whose_hash_is_right_and_whose_content_is_not(
+    tmp_path: Path, untrained: Path, cli: Fixture, lie: str
+) -> None:
+    """Sizes are compared with the file before memory is asked for."""
+    change, told = SEALED[lie]
+    path = untrained / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    resealed(change)(manifest)
+    path.write_text(json.dumps(manifest))
+    result = cli("sample", untrained, "--to", tmp_path / "grid.png")
+    assert_refused(result, str(untrained))
+    assert re.search(told, result.err)
 
 
 def test_a_place_where_no_file_can_be(tmp_path: Path, untrained: Path, cli: Fixture) -> None:

@@ -27,7 +27,7 @@ Fixture = Callable[..., Any]
         ({"sbatch": {"cpus_per_task": 3}}, "sbatch.cpus_per_task: set cpus_per_task"),
         ({"sbatch": {"x; touch hole": 1}}, "is no option of sbatch"),
         ({"minutes": 2, "signal_seconds": 120}, "signal_seconds: 120 is not before a time limit of 2 minutes"),
-        ({"minutes": -1}, "minutes: Input should be greater than or equal to 1"),
+        ({"minutes": -1}, "minutes: must be greater than or equal to 1"),
         ({"environment": {"A B": "x"}}, "is no name of an environment variable"),
         ({"setup": ["a\nb"]}, "is empty or has line breaks"),
     ],

@@ -9,10 +9,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -48,7 +49,7 @@ class Death:
     resumed: int
 
 
-def _main(variables: dict[str, str], home: str) -> None:
+def run_rank(variables: dict[str, str], home: str) -> None:
     """One rank, from its start to its exit code; its words go to log.txt as a launcher would have it."""
     from scaling.work import worker
 
@@ -67,12 +68,19 @@ def _main(variables: dict[str, str], home: str) -> None:
 class World:
     """The living processes of one run."""
 
-    def __init__(self, home: Path, size: int) -> None:
+    def __init__(
+        self,
+        home: Path,
+        size: int,
+        main: Callable[[dict[str, str], str], None] = run_rank,
+        told: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """main: what each process runs, given its variables, which hold those of `told` too, and the home."""
         port = free_port()
         variables = [rank_variables(n, size, port) if size > 1 else {} for n in range(size)]
         self.home = home
         self.ranks: list[ForkServerProcess] = [
-            context().Process(target=_main, args=(each, str(home))) for each in variables
+            context().Process(target=main, args=({**each, **told}, str(home))) for each in variables
         ]
         for rank in self.ranks:
             rank.start()

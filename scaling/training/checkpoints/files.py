@@ -26,6 +26,7 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import PARTIAL, fsync_folder, set_aside, sha256_file, write_text_atomic
+from data_pipeline.text import shown
 
 FORMAT = "trigscale-checkpoint-2"
 MANIFEST, POINTER = "checkpoint.json", "newest"
@@ -76,7 +77,9 @@ class Stored:
 
     @classmethod
     def of(cls, name: str, shape: Sequence[int], dtype: str, runs: Iterable[Span]) -> Stored:
-        """ValueError with the tensor's name unless the runs cover it, each element once."""
+        """ValueError with the tensor's name unless type and shape can be, and the runs cover it, each element once."""
+        if dtype not in DTYPES or not all(type(length) is int and length >= 0 for length in shape):
+            raise ValueError(f"{name}: no tensor is {shown(dtype)} {shown(shape)}")
         stored, position, size = cls(tuple(shape), dtype, tuple(sorted(runs))), 0, math.prod(shape)
         for run in stored.runs:
             if run.offset != position or run.length < 0:
@@ -143,7 +146,19 @@ def _parse(content: Any) -> Manifest:
     absent = {run.file for t in tensors.values() for run in t.runs} - files.keys()
     if absent:
         raise ValueError(f"files that are not listed: {', '.join(sorted(absent))}")
+    _check_sizes(tensors, files)
     return Manifest(dict(content["metadata"]), tensors, files)
+
+
+def _check_sizes(tensors: Mapping[str, Stored], files: Mapping[str, File]) -> None:
+    """ValueError where runs take more bytes than their file is said to have, before anybody asks for such memory."""
+    taken = dict.fromkeys(files, 0)
+    for tensor in tensors.values():
+        for run in tensor.runs:
+            taken[run.file] += run.length * DTYPES[tensor.dtype].itemsize
+    for name, file in files.items():
+        if taken[name] > file.size:
+            raise ValueError(f"{name}: tensors of {taken[name]:,} bytes in a file of {file.size:,}")
 
 
 def verify_file(path: Path, expected: File) -> None:
