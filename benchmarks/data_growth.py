@@ -34,7 +34,6 @@ from data_pipeline.manifest import FORMAT, INDEX_DTYPE, Manifest, ShardInfo, sha
 from data_pipeline.order import Order, SampleOrder, WindowOrder, run_bounds
 from data_pipeline.reader import LatentReader
 from data_pipeline.stream import SampleStream
-from scaling.study.machine import cpu_name
 
 RESULT = Path(__file__).parent / "results" / "data-growth.md"
 SHARD, SLOT, BATCH = 1000, 1536, 256
@@ -123,6 +122,8 @@ def mixing() -> list[str]:
 
 def main() -> None:
     """Measure, print, write."""
+    from scaling.study.machine import cpu_name  # brings torch, which the processes that are measured do without
+
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     text = "\n".join(
         [

@@ -25,6 +25,7 @@ from data_pipeline.opening import order_of
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from scaling.data.sources import pack_images
+from scaling.methods.batch import Batch, Losses
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import load_run
 from tests.study.conftest import STUDY, merge, prepare_homes
@@ -46,11 +47,11 @@ def logging_rank(variables: dict[str, str], home: str) -> None:
 
     loss = Trainer.loss
 
-    def noting(trainer: Trainer, batch: Any) -> Any:
-        line = {"life": variables["LIFE"], "step": trainer.step, "rank": trainer.world.rank, "ids": hashes(batch.x0)}
+    def noting(self: Trainer, batch: Batch) -> Losses:
+        line = {"life": variables["LIFE"], "step": self.step, "rank": self.world.rank, "ids": hashes(batch.x0)}
         with (Path(home) / f"ids-{os.getpid()}.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
-        return loss(trainer, batch)
+        return loss(self, batch)
 
     Trainer.loss = noting
     run_rank(variables, home)
