@@ -74,7 +74,6 @@ def test_scores_of_another_metric_or_n_are_refused_by_run(tmp_path: Path, key: s
     [
         ({"macs": "many"}, r"macs: .*'many'"),
         ({"floor": -1}, r"floor: .*-1"),
-        ({"scores": []}, r"scores: "),
         ({"scores": [{"steps": 1, "nfe": 1, "fd": -1.0}]}, r"scores\.0\.fd: .*-1\.0"),
         ({"scores": [{"steps": 1, "nfe": 1, "fd": float("nan")}]}, r"scores\.0\.fd: .*nan"),
     ],
