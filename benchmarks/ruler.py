@@ -15,9 +15,11 @@ import scipy.ndimage
 import torch
 
 from data_pipeline.fashion import CLASS_NAMES, load_fashion
-from scaling.evaluation.classifier import extract_features, load_classifier
+from scaling.evaluation.extract import extract
 from scaling.evaluation.frechet import Reference
-from scaling.evaluation.score import balanced
+from scaling.evaluation.real import balanced
+from scaling.evaluation.spaces.small import fashion_space
+from scaling.evaluation.spaces.space import ArrayImages
 
 SAMPLES = 5000
 FLOORS_AT = (500, 1000, 2000, 5000)
@@ -58,10 +60,10 @@ def alterations(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[str, n
 def main() -> None:
     """Print the floors and the table."""
     torch.set_num_threads(1)
-    classifier = load_classifier("cpu")
+    space = fashion_space("cpu")
 
     def features(images: np.ndarray) -> np.ndarray:
-        return extract_features(classifier, images, batch=500, device="cpu")
+        return extract(space, ArrayImages(images[..., None])).features
 
     reference = Reference.from_features(features(load_fashion("train")[0]))
     images, labels = load_fashion("test")

@@ -86,7 +86,7 @@ def make_study(folder: Path, methods: Sequence[str]) -> Path:
 def _file(study: str, spec: Any, folder: Path) -> dict[str, Any]:
     """config.yaml of a run whose inputs need not be there."""
     identity = {"study": study, "identity": spec.identity(), "spec": spec}
-    return {**identity, "shards": folder, "reference": folder, "teacher_home": None, "launch": {}}
+    return {**identity, "shards": folder, "references": {}, "networks": {}, "teacher_home": None, "launch": {}}
 
 
 def write_config(home: RunHome, run: RunFile) -> None:

@@ -19,7 +19,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
 LEFT = re.compile(r"\..+\.[0-9a-f]{12}\.partial", re.DOTALL)
@@ -36,6 +36,26 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         with naming(path):
             with partial.open("xb") as stream:
                 stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+            fsync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # the first error is the one to report
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a file that takes its place at `path` when the block ends without an error, complete or not at all.
+
+    For what is too large to be held: otherwise as `write_bytes_atomic`.
+    """
+    partial = _partial_name(path)
+    try:
+        with naming(path):
+            with partial.open("xb") as stream:
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(path)

@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
 from scaling.config.families import load_family
 from scaling.config.study import StudyConfig
 from scaling.config.validation import validate
-from scaling.data.reference import write_reference
+from scaling.data.reference import write_references
 from scaling.data.sources import pack_images, prepare
 from scaling.run.home import StudyFolder
 from scaling.study.expand import expand
@@ -172,7 +173,8 @@ def prepare_homes(folder: Path) -> list[Path]:
     study.folder.mkdir(parents=True)
     prepared = prepare(study.config.data, folder / "runs")
     runs = expand(study.config, study.family, prepared.data)
-    write_homes(study, runs, prepared, write_reference(prepared, study.config.evaluation, StudyFolder(study.folder)))
+    folder, cpu = StudyFolder(study.folder), torch.device("cpu")
+    write_homes(study, runs, prepared, write_references(prepared, study.config.evaluation, folder, cpu))
     return [study.folder / run.name for run in runs]
 
 

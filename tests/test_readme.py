@@ -39,6 +39,10 @@ WANTS = {
     "study cancel": "a cluster; tests/slurm",
     "study rehearse": "kills of processes; tests/study/test_rehearse.py",
     "study logs": "the log of a run, which runs that share a process do not have; tests/study/test_rehearse.py",
+    "ruler ": "a ruler is trained in tests/study/test_own_images.py",
+    "--ruler FILE": "the same",
+    "--search": "the same, of a student",
+    "--seeds 0-49999": "50,000 samples",
     "compare A B": "two studies; tests/report",
     "doctor": "a checkout that git reads, which takes its time here; tests/study/test_words.py",
 }

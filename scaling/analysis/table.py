@@ -50,7 +50,7 @@ class Row:
 
 
 def rows_of(scores: RunScores) -> list[Row]:
-    """The distances of one run, one row for each number of steps."""
+    """The distances of one run by its first metric, one row for each number of steps; none of a run not judged."""
     return [
         Row(
             method=scores.method,
@@ -60,7 +60,7 @@ def rows_of(scores: RunScores) -> list[Row]:
             seed=scores.seed,
             macs=scores.macs,
             fd=score.fd,
-            replicates=np.asarray(score.replicates, dtype=np.float64) if len(score.replicates) > 1 else None,
+            replicates=np.asarray(spread, dtype=np.float64) if len(spread := score.spread()) > 1 else None,
             parameters=float(scores.parameters),
             metric=scores.metric,
             n=scores.n,
@@ -105,7 +105,8 @@ def load_scores(study: Path) -> list[Row]:
     from scaling.run.home import RunHome
 
     homes = [RunHome(path.parent) for path in sorted(study.glob("*/scores.json"))]
-    scores = [found for home in homes if (found := home.read_scores()) is not None]
+    found = [home.read_scores() for home in homes]
+    scores = [one for one in found if one is not None and one.head is not None]
     if not scores:
         raise TableError(f"{study}: no run has a scores.json yet; run the study first")
     check_comparable(scores)

@@ -12,9 +12,11 @@ import typer
 
 from data_pipeline.errors import UserError
 from scaling.cli.data import data_app
+from scaling.cli.evaluation import evaluate, ruler_app
 from scaling.cli.fit import fit
 from scaling.cli.model import model_app
-from scaling.cli.single import doctor, evaluate, sample
+from scaling.cli.sampling import sample
+from scaling.cli.single import doctor
 from scaling.cli.study import study_app
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -34,6 +36,7 @@ app = typer.Typer(
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
+app.add_typer(ruler_app, name="ruler")
 
 
 @app.callback()

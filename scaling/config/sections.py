@@ -6,10 +6,11 @@ Every key is a field below, with its unit; the defaults of recipes are the paper
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from scaling.config.metrics import METRICS, NONE, Metric, SpaceName, get_metric
 from scaling.config.validation import Section
 
 Method = Literal["teacher", "scd", "sct", "vsd"]
@@ -172,11 +173,12 @@ class Data(Loading):
 
 def foreign_ruler(source: str, metric: str) -> str | None:
     """What to know of distances by features of other images than those that are judged; None where all is well."""
-    if metric != "fd-fashion" or source == EMBEDDED:
+    if metric not in METRICS or METRICS[metric].space != "fashion" or source == EMBEDDED:
         return None
     return (
         f"These images ({source}) are judged by a classifier of Fashion-MNIST, which was never trained on such: "
-        "distances compare runs of this study, and say little of how the images look"
+        "distances compare runs of this study, and say little of how the images look; a ruler of their own is made by "
+        "`trigscale ruler train`, for evaluation.metric fd-own"
     )
 
 
@@ -225,15 +227,87 @@ class Sampling(Section):
     seed: int = Field(default=0, ge=0, description="seed of the sampling noise, the same for every run of the study")
 
 
+def _known_metrics(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """The names, found known; ValueError for others, repeated ones, and a first one that cannot make curves."""
+    names = (value,) if isinstance(value, str) else value
+    if names == (NONE,):
+        return NONE
+    metrics = [get_metric(name) for name in names]
+    if not metrics or len(set(names)) != len(names):
+        raise ValueError(f"name each metric once, or {NONE} for a study that is not judged")
+    if not metrics[0].is_distance:
+        raise ValueError(
+            f"{names[0]} cannot be the first: laws and ratios are made of it: name a distance (fd-..., fid)"
+        )
+    return value
+
+
+class NetworkFiles(Section):
+    """Where the networks lie whose features judge; null: where each is looked for."""
+
+    ruler: Path | None = None
+    inception: Path | None = None
+    dinov2: Path | None = None
+
+
 class Evaluation(Section):
     """How samples are judged."""
 
-    metric: Literal["fd-fashion", "fid", "none"] = Field(
-        default="fd-fashion", description="the distance between generated and real images; none: samples are not judged"
+    metric: Annotated[str | tuple[str, ...], AfterValidator(_known_metrics)] = Field(
+        default="fd-fashion",
+        description=f"metric, or a list of which the first makes the curves; none: not judged. {', '.join(METRICS)}",
     )
-    samples: int = Field(default=5000, ge=100, le=50000, description="generated images a score, N")
-    repeats: Positive = Field(default=1, description="sets of samples that are judged, of which the least counts")
-    resamples: int = Field(default=200, ge=20, description="bootstrap resamples behind a score's interval")
+    samples: int = Field(default=5000, ge=100, le=50000, description="generated images of a set, N")
+    repeats: Positive = Field(default=1, description="sets of samples that are judged, each with seeds of its own")
+    resamples: int = Field(
+        default=200, ge=20, description="sets that are simulated for a distance's error where N is below 2 x features"
+    )
+    of_sets: Literal["mean", "minimum"] = Field(
+        default="mean", description="which value of several sets counts; minimum of 3 is EDM2's protocol"
+    )
+    ruler: Path | None = Field(
+        default=None, description="file of fd-own's network, made by `trigscale ruler train`; for metrics ...-own"
+    )
+    inception: Path | None = Field(
+        default=None, description="file of Inception's weights; null: where `trigscale doctor` looks for them"
+    )
+    dinov2: Path | None = Field(
+        default=None, description="folder of DINOv2 ViT-L/14 in Hugging Face's form; null: its cache"
+    )
+    resize: Literal["clean", "legacy-tf", "legacy-torch"] = Field(
+        default="clean", description="how images reach the size that Inception sees"
+    )
+    neighbours: Positive = Field(default=3, description="k of precision, recall, density and coverage")
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All metrics, that of the curves first."""
+        names = (self.metric,) if isinstance(self.metric, str) else self.metric
+        return () if names == (NONE,) else tuple(METRICS[name] for name in names)
+
+    @property
+    def spaces(self) -> tuple[SpaceName, ...]:
+        """The spaces of features of all metrics, each once."""
+        return tuple(dict.fromkeys(metric.space for metric in self.metrics))
+
+    @property
+    def files(self) -> NetworkFiles:
+        """Where the networks lie."""
+        return NetworkFiles(ruler=self.ruler, inception=self.inception, dinov2=self.dinov2)
+
+    def without_files(self) -> Evaluation:
+        """The same without where networks lie, which may be moved: a run knows them by their hashes."""
+        return self.model_copy(update={"ruler": None, "inception": None, "dinov2": None})
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs are known by the hash of this: a later key that says nothing new is left out, so theirs stay theirs."""
+        content = handler(self)
+        return {key: value for key, value in content.items() if key not in LATER or value != LATER[key]}
+
+
+LATER: dict[str, Any] = {"of_sets": "mean", "ruler": None, "inception": None, "dinov2": None, "resize": "clean"}
+LATER |= {"neighbours": 3}
 
 
 class Launch(Section):

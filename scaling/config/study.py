@@ -90,6 +90,11 @@ class StudyConfig(Section):
         for method in self.methods:
             if getattr(self, method) is None:
                 raise ValueError(f"{method}: methods names it but the file has no section {method}: add one")
+        if "own" in self.evaluation.spaces and self.evaluation.ruler is None:
+            raise ValueError(
+                "evaluation.ruler: name the file of the network whose features are meant, made by `trigscale ruler "
+                "train SHARDS --to ruler.safetensors`"
+            )
         for size in self.sizes:
             self._check_start(size)
             self._check_profiles(size)

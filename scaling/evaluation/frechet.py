@@ -2,9 +2,10 @@
 
     FD = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)      (Dowson and Landau 1982; Heusel et al. 2017, eq. 6)
 
-The last trace is the sum of the singular values of A1^T A2, with S1 = A1 A1^T and S2 = A2 A2^T from symmetric
-eigenproblems: no complex roots, no iteration that may fail, and an error of some 1e-15 of the trace even where features
-have low rank. (Roots of the eigenvalues of A2^T S1 A2 turn a rounding of 1e-16 into one of 1e-8.)
+With the reference's root A, S2 = A A^T, found once, the last trace is the sum of the roots of the eigenvalues of
+A^T S1 A: two products and one symmetric eigenproblem, no complex roots, no iteration that may fail. Where so many of
+them are lost in rounding that it could show (features of low rank: sqrt turns 1e-16 into 1e-8), it is the sum of the
+singular values of A1^T A instead, whose error is some 1e-15 of the trace.
 
 The distance is biased upward: two sets of N samples of one distribution have a positive distance, about
 proportional to 1/N, which is the floor of a measurement. Compare values of one N only.
@@ -17,28 +18,12 @@ from functools import cached_property
 
 import numpy as np
 
+from scaling.evaluation.moments import feature_statistics
+
 # Relative to the largest entry or eigenvalue: what statistics that were kept in float32 may deviate by.
 TOLERANCE = 1e-6
-
-
-def feature_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [D] and covariance [D, D] (divided by N - 1) of features [N, D], in float64.
-
-    Raises:
-        ValueError: not two-dimensional, fewer than two samples, or a non-finite value.
-    """
-    if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"features have shape {features.shape}, expected [N, D] with N >= 2")
-    features = features.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"{bad.size} of {len(features)} samples have non-finite features, the first is number {bad[0]}: "
-            "the images they come from are not finite, or the network that made them diverged"
-        )
-    mean = features.mean(axis=0)
-    centred = features - mean
-    return mean, centred.T @ centred / (len(features) - 1)
+# Relative to the distance: what rounding may change before the slower form is taken.
+ROUNDING = 1e-7
 
 
 def check_statistics(mean: np.ndarray, covariance: np.ndarray) -> None:
@@ -55,7 +40,7 @@ def check_statistics(mean: np.ndarray, covariance: np.ndarray) -> None:
 
 def root_of(covariance: np.ndarray) -> np.ndarray:
     """A matrix A [D, D] with A A^T = covariance. ValueError where an eigenvalue is below zero by more than rounding."""
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(covariance.astype(np.float64, copy=False))
     if values[0] < -TOLERANCE * values[-1] or values[-1] < 0:
         raise ValueError(f"the covariance is indefinite: its eigenvalues are {values[0]:.3g} to {values[-1]:.3g}")
     return vectors * np.sqrt(values.clip(0))
@@ -98,31 +83,38 @@ class Reference:
         Raises:
             ValueError: it is no Gaussian of D dimensions.
         """
-        check_statistics(mean, covariance)
-        if mean.shape != self.mean.shape:
-            raise ValueError(f"statistics of {mean.size} features against those of {self.mean.size}")
-        overlap = np.linalg.svd(root_of(covariance).T @ self.root, compute_uv=False).sum()
+        self._check(mean, covariance)
         offset = mean - self.mean
-        return max(0.0, float(offset @ offset + np.trace(covariance) + np.trace(self.covariance) - 2 * overlap))
+        apart = float(offset @ offset + np.trace(covariance) + np.trace(self.covariance))
+        overlap, doubt = self._fast_overlap(covariance)
+        if doubt > ROUNDING * abs(apart - 2 * overlap):
+            overlap = np.linalg.svd(root_of(covariance).T @ self.root, compute_uv=False).sum()
+        distance = apart - 2 * float(overlap)
+        assert np.isfinite(distance), "of finite statistics"
+        return max(0.0, distance)
 
     def distance(self, features: np.ndarray) -> float:
         """The Frechet distance to the Gaussian fitted to features [N, D]. ValueError as in `feature_statistics`."""
         return self.distance_to(*feature_statistics(features))
 
+    def _check(self, mean: np.ndarray, covariance: np.ndarray) -> None:
+        check_statistics(mean, covariance)
+        if mean.shape != self.mean.shape:
+            raise ValueError(f"statistics of {mean.size} features against those of {self.mean.size}")
 
-def bootstrap_distances(features: np.ndarray, reference: Reference, resamples: int, seed: int) -> np.ndarray:
-    """Distances [resamples] of sets of N features drawn with replacement from features [N, D]; same seed, same values.
+    def _fast_overlap(self, covariance: np.ndarray) -> tuple[float, float]:
+        """tr (S1 S2)^(1/2) from the eigenvalues of A^T S1 A, and by how much rounding may have moved it.
 
-    Their spread about their own mean estimates the standard error that the choice of the N samples gives to
-    d = `reference.distance(features)`; the reference is held fixed. Near the floor it is too wide (1.7 times for 64
-    Gaussian features at N = 5000). Their level is one bias of N samples too high: the resamples' own is added to that
-    of d. So an interval for the expected distance at this N is d - (quantile - mean of these), as `scaling.analysis`
-    takes it. The basic bootstrap, 2 d - quantile, takes the bias off d: it is one for the distance at infinite N, and
-    near the floor it misses the expected distance at this N.
-
-    Raises:
-        ValueError: as in `feature_statistics`.
-    """
-    generator = np.random.Generator(np.random.Philox(seed))
-    draws = (generator.integers(len(features), size=len(features)) for _ in range(resamples))
-    return np.array([reference.distance(features[draw]) for draw in draws])
+        A covariance with an eigenvalue below zero shows there too, unless the reference is blind to it: then its own
+        eigenvalues are looked at. ValueError where one is below zero by more than rounding.
+        """
+        product = self.root.T @ covariance @ self.root
+        values = np.linalg.eigvalsh((product + product.T) / 2)
+        if values[0] < -TOLERANCE * max(values[-1], 0.0) or not values[-1] > 0:
+            root_of(covariance)
+            return 0.0, 0.0 if values[-1] == 0 == values[0] else np.inf
+        rounding = 4 * np.finfo(np.float64).eps * values[-1]
+        roots = np.sqrt(values.clip(0))
+        lost = values < 100 * rounding  # each may be off to one side by sqrt(rounding), the others to either side
+        doubt = lost.sum() * rounding**0.5 + np.linalg.norm(rounding / roots[~lost]) / 2
+        return float(roots.sum()), float(doubt)

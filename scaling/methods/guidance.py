@@ -27,3 +27,9 @@ def guided(network: Network, x: Tensor, t: Tensor, labels: Tensor, strength: Ten
     both = torch.cat([torch.full_like(labels, NO_LABEL), labels])
     without, with_label = network(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
     return without + expand(strength, x) * (with_label - without)
+
+
+def guided_by(guide: Network, network: Network, x: Tensor, t: Tensor, labels: Tensor, strength: Tensor) -> Tensor:
+    """F with autoguidance of `strength` [B]: away from a weaker network of the same labels, [B, C, H, W]."""
+    weaker = guide(x, t, labels)
+    return weaker + expand(strength, x) * (network(x, t, labels) - weaker)

@@ -11,7 +11,7 @@ from models.network import NetworkConfig
 from models.shape import count_macs, count_parameters
 from scaling.config.sections import Method, StudentRecipe
 from scaling.run.spec import RunSpec
-from scaling.sampling.evaluations import sampler_steps
+from scaling.sampling.evaluations import sampler_steps, samples_of, sets_of
 
 # FLOP/s that one CPU core of 2022 was seen to give a small U-Net; only ratios of estimates matter.
 CORE_FLOPS = 6e10
@@ -94,7 +94,7 @@ def cost(spec: RunSpec, *, checkpointing: bool = False) -> Cost:
     forwards = step_forwards(spec.method, guided=is_guided(spec), checkpointing=checkpointing)
     images = spec.recipe.steps * spec.recipe.batch
     nfe = sampler_steps(spec)
-    judged = spec.evaluation.samples * spec.evaluation.repeats
+    judged = samples_of(spec) * sets_of(spec)
     decoder = spec.data.latent_encoder().decoder_macs
     return Cost(
         parameters=counts.parameters,

@@ -15,8 +15,10 @@ from data_pipeline.files import clear_partials, write_bytes_atomic
 from scaling.analysis.summary import Analysis, analyse, show
 from scaling.analysis.table import TEACHER, TableError, curve_label, method_label, rows_of
 from scaling.analysis.words import constancy_words, held_words
+from scaling.config.metrics import METRICS, SPACES, metric_label
 from scaling.report.costs import RunCost, run_cost, state
-from scaling.report.findings import UNTOLD, answer, caveats, checks, metric_label, summarise
+from scaling.report.findings import UNTOLD, answer, caveats, checks, summarise
+from scaling.report.metrics import metric_columns, metric_table, ratio_table
 from scaling.report.paper import BIBTEX, latex_table, methods_paragraph
 from scaling.report.pictures import Picture, draw_pictures
 from scaling.report.record import Record, ReportError, RunRecord, read_study
@@ -75,7 +77,7 @@ def scores_csv(record: Record) -> str:
     writer.writeheader()
     for run in record.scores:
         teacher = teachers.get((run.size, run.seed))
-        shared = run.model_dump(include=set(CSV_COLUMNS))
+        shared = {key: getattr(run, key) for key in CSV_COLUMNS if hasattr(run, key)}
         for score in run.scores:
             ratio = score.fd / teacher if teacher else ""
             writer.writerow({**shared, "steps": score.steps, "nfe": score.nfe, "fd": score.fd, "ratio": ratio})
@@ -109,7 +111,10 @@ def render_html(
         table=score_table(record, analysis) if analysis else [],
         curves=[] if analysis is None else _curve_table(analysis),
         metric=metric_label(first.metric) if first else None,
-        trained_ruler=first is not None and first.metric == "fd-fashion",
+        features=None if first is None or first.metric not in METRICS else SPACES[METRICS[first.metric].space],
+        metric_columns=metric_columns(record),
+        metrics=metric_table(record),
+        ratios=ratio_table(record),
         first=first,
         ran=_what_ran(record.environment) if record.environment else [],
         runs=[_run_line(run) for run in record.runs],

@@ -10,11 +10,11 @@ from scaling.analysis.summary import Analysis, Distance, show
 from scaling.analysis.table import TEACHER, curve_label, method_label
 from scaling.analysis.uncertainty import JUDGING
 from scaling.analysis.words import HOLD, constancy_words, counted, listed, relation
+from scaling.config.metrics import metric_label
 from scaling.config.sections import foreign_ruler
 from scaling.report.record import Record
 from scaling.report.style import quantity
 
-METRICS = {"fd-fashion": "FD-fashion"}
 # The quality a study of this toolkit is expected to reach before its ratios mean anything.
 UNTRAINED_SHARE = 0.02
 RATIO_LIMITS = {1: 2.0, 2: 1.6}
@@ -37,17 +37,15 @@ class Check:
     verdict: str
 
 
-def metric_label(metric: str) -> str:
-    """The name of a metric in print: "fd-fashion" is FD-fashion, never FID."""
-    return METRICS.get(metric, metric)
-
-
 def answer(record: Record, analysis: Analysis | None) -> list[str]:
     """Three sentences at most: what each student costs beside its teacher and whether that changes, how the teacher
     is.
     """
     if analysis is None:
         total = len(record.runs)
+        if record.done:
+            done = f"{record.done} of {counted(total, 'run')} done"
+            return [f"{done}; the study is not judged (evaluation.metric: none)."]
         return [f"{counted(total, 'run')} started and none has scores yet: nothing can be said about quality."]
     methods = list(dict.fromkeys(curve.method for curve in analysis.ratios))
     return [*(_students(analysis, method) for method in methods), _teacher(record, analysis)]

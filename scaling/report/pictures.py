@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from scaling.analysis.summary import Analysis, show
 from scaling.analysis.table import curve_label, curve_order, method_label
 from scaling.analysis.words import HOLD, listed
+from scaling.config.metrics import metric_label
 from scaling.report.figures import Painted, distance_figure, ratio_figure, sampling_figure, training_figure
-from scaling.report.findings import metric_label
 from scaling.report.grids import Pixels, beside, grid_figure, matching, tile
 from scaling.report.record import Images, Record, RunRecord
 

@@ -20,6 +20,7 @@ from scaling.run.samples import REAL, Samples, maker, read_samples
 from scaling.run.schemas import Environment, RunScores, Timings
 
 T = TypeVar("T")
+SHOWN = 100  # samples of a run that a report may show: all of them may be 39 GB
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -63,8 +64,13 @@ class Record:
 
     @property
     def scores(self) -> list[RunScores]:
-        """The scores of the runs that were judged."""
-        return [run.scores for run in self.runs if run.scores is not None and run.scores.scores]
+        """The scores of the runs that were judged by a distance."""
+        return [run.scores for run in self.runs if run.scores is not None and run.scores.head is not None]
+
+    @property
+    def done(self) -> int:
+        """How many runs are done, judged or not."""
+        return sum(run.scores is not None for run in self.runs)
 
 
 def read_study(folder: Path) -> Record:
@@ -81,7 +87,7 @@ def read_study(folder: Path) -> Record:
         raise ReportError(f"{folder}: no run has left anything here; run the study first")
     runs = [_read_run(home, missing) for home in homes]
     try:
-        check_comparable([run.scores for run in runs if run.scores is not None])
+        check_comparable([run.scores for run in runs if run.scores is not None and run.scores.head is not None])
     except TableError as error:
         raise ReportError(str(error)) from error
     environment = _tolerant(study.read_environment, missing)
@@ -117,7 +123,8 @@ def _read_run(home: RunHome, missing: list[str]) -> RunRecord:
     method, _, rest = home.name.partition("-")
     size = rest.rpartition("-")[0] or rest
     read = {
-        n: _tolerant(partial(read_samples, path, maker(home.name, n)), missing) for n, path in home.sampled().items()
+        n: _tolerant(partial(read_samples, path, maker(home.name, n), SHOWN), missing)
+        for n, path in home.sampled().items()
     }
     samples = {steps: _images(found) for steps, found in read.items() if found is not None}
     metrics = read_metrics(home.metrics)

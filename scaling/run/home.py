@@ -93,9 +93,9 @@ class RunHome:
         """`RunScores`, the last file of a run."""
         return self.path / "scores.json"
 
-    def sample(self, steps: int) -> Path:
-        """The file of the samples drawn in so many steps."""
-        return self.samples / f"steps-{steps}.npz"
+    def sample(self, steps: int, number: int = 0) -> Path:
+        """The file of the samples drawn in so many steps; `number` counts the sets, where several are judged."""
+        return self.samples / (f"steps-{steps}-set-{number}.npz" if number else f"steps-{steps}.npz")
 
     def sampled(self) -> dict[int, Path]:
         """The files of samples that there are, by number of steps."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import numpy.typing as npt
 
 from data_pipeline.arrays import load_arrays
 from data_pipeline.manifest import DataError
-from data_pipeline.pixels import require_images
+from scaling.run.image_file import ImageFile, add_array, add_images
 
 REAL = "held-out images"
+VERIFIED = 256  # images at once
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,25 @@ class Samples:
     def to_npz(self) -> bytes:
         """An .npz file."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=self.images, labels=self.labels, made_by=np.array(self.made_by))
+        write_npz(buffer, iter([self.images]), self.images.shape, self.labels, self.made_by)
         return buffer.getvalue()
+
+
+def write_npz(
+    target: io.BufferedIOBase | io.BytesIO,
+    batches: Iterator[np.ndarray],
+    shape: tuple[int, ...],
+    labels: np.ndarray,
+    made_by: str,
+    seeds: np.ndarray | None = None,
+) -> None:
+    """An .npz file of images uint8 of `shape` [N, H, W, C], which come in batches, with labels and maker."""
+    with zipfile.ZipFile(target, "w") as archive:
+        add_array(archive, "labels", labels)
+        add_array(archive, "made_by", np.array(made_by))
+        if seeds is not None:
+            add_array(archive, "seeds", seeds)
+        add_images(archive, batches, shape)
 
 
 def maker(run: str, steps: int) -> str:
@@ -36,12 +56,25 @@ def maker(run: str, steps: int) -> str:
     return f"{run}, {steps} steps"
 
 
-def read_samples(path: Path, made_by: str) -> Samples:
-    """What `Samples.to_npz` wrote for that maker. DataError: damaged, foreign, or the samples of another."""
-    images, labels, maker = load_arrays(path, "images", "labels", "made_by")
-    images = require_images(images, str(path))
-    if labels.shape != images.shape[:1] or labels.dtype != np.int64:
-        raise DataError(f"{path}: labels is {labels.dtype} {list(labels.shape)}, expected int64 [{len(images)}]")
+def open_samples(path: Path, made_by: str) -> tuple[ImageFile, npt.NDArray[np.int64]]:
+    """The images as a stream, and the labels, of what that maker wrote. DataError: damaged, foreign, or another's."""
+    labels, maker = load_arrays(path, "labels", "made_by")
+    images = ImageFile.open(path)
+    if labels.shape != (images.count,) or labels.dtype != np.int64:
+        raise DataError(f"{path}: labels is {labels.dtype} {list(labels.shape)}, expected int64 [{images.count}]")
     if str(maker) != made_by:
         raise DataError(f"{path}: holds the samples of {str(maker)!r:.80}, not of {made_by!r}")
-    return Samples(images, labels, made_by)
+    return images, labels
+
+
+def verify_samples(path: Path, made_by: str) -> bool:
+    """Read all of what that maker wrote, a batch at a time, and its checksums. DataError as in `open_samples`."""
+    images, _ = open_samples(path, made_by)
+    return sum(len(batch) for batch in images.batches(VERIFIED)) == images.count
+
+
+def read_samples(path: Path, made_by: str, most: int | None = None) -> Samples:
+    """The first `most` of what that maker wrote, None for all. DataError as in `open_samples`."""
+    images, labels = open_samples(path, made_by)
+    count = images.count if most is None else min(most, images.count)
+    return Samples(next(images.batches(count)), labels[:count], made_by)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from statistics import NormalDist
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from scaling.config.metrics import METRICS, NONE
+
+SPREAD = 199  # values that stand for a normal distribution
 
 
 class Schema(BaseModel):
@@ -11,17 +18,98 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
+class Interval95(Schema):
+    """An estimate and its interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
 class StepScore(Schema):
-    """The distance of one run's samples drawn in `steps` steps, and its values under resampling."""
+    """One metric of one run's samples drawn in `steps` steps (its value for a set of N images).
+
+    repeats: the value of each set of samples, where there are several. error: standard error of the value, which is for
+    this N; `method` says how it was found. interval: of 95 %, for the expected value at this N. infinite: the estimate
+    for infinite N. replicates: values under resampling, of files of earlier versions.
+    """
 
     steps: int = Field(gt=0)
     nfe: int = Field(gt=0)
-    fd: float = Field(gt=0)
+    value: float
+    repeats: tuple[float, ...] = ()
+    error: float | None = Field(default=None, ge=0)
+    method: Literal["influence", "simulation"] | None = None
+    interval: tuple[float, float] | None = None
+    infinite: Interval95 | None = None
     replicates: tuple[float, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, content: Any) -> Any:
+        """Files of earlier versions call the value `fd`."""
+        if isinstance(content, dict) and "fd" in content and "value" not in content:
+            return {"value" if key == "fd" else key: entry for key, entry in content.items()}
+        return content
+
+    @property
+    def fd(self) -> float:
+        """The value, of a metric that is a distance."""
+        return self.value
+
+    def spread(self) -> tuple[float, ...]:
+        """Values that stand for how the noise of the samples spreads this one; none where nothing is known of it."""
+        if self.replicates or not self.error:
+            return self.replicates
+        normal = NormalDist(self.value, self.error)
+        return tuple(normal.inv_cdf((i + 0.5) / SPREAD) for i in range(SPREAD))
+
+
+class MetricScores(Schema):
+    """One metric of a run with all that its values depend on.
+
+    features, network, network_sha256: the space, its network and the SHA-256 of its weights. resize: how images reach
+    the size that the network sees. reference, reference_sha256, reference_n: the real images, their statistics' hash,
+    their number. n: images of a set; seeds: of the first set; sets: how many sets, of which `of_sets` is the value; k:
+    neighbours. floor: the value of N real held-out images; untrained: that of a network before training.
+    """
+
+    metric: str
+    n: int = Field(gt=0)
+    floor: float
+    untrained: float | None = None
+    features: str | None = None
+    network: str | None = None
+    network_sha256: str | None = None
+    resize: str | None = None
+    reference: str | None = None
+    reference_sha256: str | None = None
+    reference_n: int | None = None
+    seeds: str | None = None
+    sets: int = 1
+    of_sets: Literal["mean", "minimum"] = "mean"
+    k: int | None = None
+    scores: tuple[StepScore, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distances_are_positive(self) -> MetricScores:
+        named = [("floor", self.floor), *(("value", score.value) for score in self.scores)]
+        for name, value in named if self.is_distance else ():
+            if not value > 0:
+                raise ValueError(f"{self.metric} is a distance, and a {name} is {value}: it is above 0")
+        return self
+
+    @property
+    def is_distance(self) -> bool:
+        """Whether it is a Frechet distance, of which laws and ratios can be made."""
+        return self.metric not in METRICS or METRICS[self.metric].is_distance
 
 
 class RunScores(Schema):
-    """scores.json of a run: who it is, what it cost, its metric with N and floor, and its distances."""
+    """scores.json of a run: who it is, what it cost, and its metrics, the one that makes the curves first.
+
+    A run that is trained and not judged has none.
+    """
 
     study: str
     run: str
@@ -30,11 +118,48 @@ class RunScores(Schema):
     seed: int
     parameters: int = Field(gt=0)
     macs: int = Field(gt=0)
-    metric: str
-    n: int = Field(gt=0)
-    floor: float = Field(ge=0)
-    untrained: float | None = None
-    scores: tuple[StepScore, ...] = Field(description="none where samples are not judged")
+    metrics: tuple[MetricScores, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, content: Any) -> Any:
+        """Files of earlier versions have one metric, in the keys of the run."""
+        if isinstance(content, dict) and "metrics" not in content and "metric" in content:
+            moved = {key: content[key] for key in ("metric", "n", "floor", "untrained", "scores") if key in content}
+            metrics = [] if content["metric"] == NONE else [moved]
+            return {**{key: value for key, value in content.items() if key not in moved}, "metrics": metrics}
+        return content
+
+    @property
+    def head(self) -> MetricScores | None:
+        """The metric that makes the curves of the report; None for a run that is not judged by a distance."""
+        first = self.metrics[0] if self.metrics else None
+        return first if first is not None and first.is_distance else None
+
+    @property
+    def metric(self) -> str:
+        """The name of the first metric, "none" without one."""
+        return self.metrics[0].metric if self.metrics else "none"
+
+    @property
+    def n(self) -> int:
+        """The images of a set of the first metric, 0 without one."""
+        return self.metrics[0].n if self.metrics else 0
+
+    @property
+    def floor(self) -> float:
+        """The floor of the first metric, 0 without one."""
+        return self.metrics[0].floor if self.metrics else 0.0
+
+    @property
+    def untrained(self) -> float | None:
+        """The value of an untrained network by the first metric, where it was measured."""
+        return self.metrics[0].untrained if self.metrics else None
+
+    @property
+    def scores(self) -> tuple[StepScore, ...]:
+        """The values of the metric that makes the curves, none without one."""
+        return self.head.scores if self.head else ()
 
 
 class Timings(Schema):

@@ -15,6 +15,7 @@ from models.encoders import Encoder, get_encoder
 from models.family import network_config
 from models.network import NetworkConfig
 from scaling.config.encoders import EncoderFile, is_file, read_encoder
+from scaling.config.metrics import SpaceName
 from scaling.config.sections import (
     ConsistencyRecipe,
     Data,
@@ -23,6 +24,7 @@ from scaling.config.sections import (
     Launch,
     Loading,
     Method,
+    NetworkFiles,
     Precision,
     Sampling,
     TeacherRecipe,
@@ -91,10 +93,14 @@ class RunSpec(Section):
     weights: str | None = Field(description="SHA-256 of the weights at rest that a teacher starts from")
     teacher: str | None = Field(description="identity of the run that a student starts from or distils")
     student: str | None = Field(description="identity of the sCD run that VSD starts from")
+    networks: dict[SpaceName, str] = Field(
+        default_factory=dict, description="SHA-256 of the networks whose features judge, where the study names files"
+    )
 
     def identity(self) -> str:
-        """12 hexadecimal digits of the SHA-256 over the canonical JSON of all fields."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """12 hexadecimal digits of the SHA-256 over the canonical JSON of all fields; no networks: without that one."""
+        content = self.model_dump(mode="json", exclude=None if self.networks else {"networks"})
+        canonical = json.dumps(content, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def network_config(self) -> NetworkConfig:
@@ -113,7 +119,8 @@ class RunFile(Section):
     identity: str
     spec: RunSpec
     shards: Path = Field(description="folder of the training shards")
-    reference: Path = Field(description="statistics of the real images that samples are judged by")
+    references: dict[SpaceName, Path] = Field(description="statistics of the real images, by space of features")
+    networks: NetworkFiles = Field(description="where the networks lie whose features judge")
     teacher_home: Path | None = Field(description="home of the teacher's run")
     weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
     vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")

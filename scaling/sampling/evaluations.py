@@ -1,8 +1,20 @@
-"""How often a sampler evaluates the network, from a run's description alone. Without torch."""
+"""How many samples a run draws, and how often a sampler evaluates the network, from its description alone."""
 
 from __future__ import annotations
 
 from scaling.run.spec import RunSpec
+
+LOOKED_AT = 100  # samples of a run that is not judged
+
+
+def samples_of(spec: RunSpec) -> int:
+    """Samples of a set: N of the metrics, or a few to look at."""
+    return spec.evaluation.samples if spec.evaluation.metrics else LOOKED_AT
+
+
+def sets_of(spec: RunSpec) -> int:
+    """How many sets of samples a run draws for each number of steps."""
+    return spec.evaluation.repeats if spec.evaluation.metrics else 1
 
 
 def teacher_evaluations(steps: int, guidance: float = 1.0) -> int:

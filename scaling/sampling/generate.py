@@ -1,31 +1,35 @@
-"""From a trained checkpoint to images: the stage between training and evaluation."""
+"""From a network to images: whatever is sampled goes through here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.network import NetworkConfig
 from models.trigflow import SIGMA_DATA
-from scaling.config.sections import StudentRecipe
+from models.vae import Decoder
 from scaling.errors import Interrupted
-from scaling.methods.guidance import Network, guided
+from scaling.methods.guidance import Network, guided, guided_by
 from scaling.run.randomness import derive_seed, normals
 from scaling.run.spec import RunSpec
 from scaling.sampling.decode import run_decoder
-from scaling.sampling.samplers import Velocity, sample_student, sample_teacher
+from scaling.sampling.draw import Draw, draw_of
+from scaling.sampling.samplers import Velocity, sample_ddim, sample_student, sample_teacher
 
 
-def sample_labels(first: int, count: int, classes: int) -> Tensor:
-    """Labels of samples number first .. first + count - 1: 0, 1, ..., K-1, 0, 1, ... (-1 without classes)."""
-    return torch.arange(first, first + count) % classes if classes else torch.full((count,), -1)
+def labels_of(seeds: np.ndarray, classes: int, chosen: tuple[int, ...] | None = None) -> np.ndarray:
+    """The labels int64 [N] of seeds [N]: the classes, or the chosen ones, in turn; -1 without classes."""
+    if not classes:
+        return np.full(len(seeds), -1)
+    return seeds % classes if chosen is None else np.array(chosen)[seeds % len(chosen)]
 
 
-@torch.no_grad()
 def generate(
     spec: RunSpec,
     network: Network,
@@ -36,60 +40,98 @@ def generate(
     *,
     vae: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [count, H, W, C] and labels int64 [count] by `network`, guided as the run's sampling says.
+    """The first `count` images uint8 [count, H, W, C] and labels int64 [count] of a run, as its sampling says.
 
-    Sample number i starts from the same noise and label in every run with one sampling seed. vae: the folder of the VAE
-    that decodes, where the run's encoder is one. Raises Interrupted, and EncoderError at once where it is another's.
+    For so few that they can be held. Sample number i starts from the same noise and label in every run with one
+    sampling seed. Raises as `draw_images`.
     """
-    config, sampling = spec.network_config(), spec.sampling
+    seeds = np.arange(count)
+    labels = labels_of(seeds, spec.network_config().num_classes)
+    drawn = draw_images(spec, network, draw_of(spec, steps), seeds, labels, device, should_stop, vae=vae)
+    return np.concatenate([images for _, images in drawn]), labels
+
+
+@torch.no_grad()
+def draw_images(
+    spec: RunSpec,
+    network: Network,
+    draw: Draw,
+    seeds: np.ndarray,
+    labels: np.ndarray,
+    device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
+    guide: Network | None = None,
+    vae: Path | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions [B] among the seeds int64 [N] and their images uint8 [B, H, W, C], a pass at a time.
+
+    An image depends on its seed and label alone: every pass has `draw.batch` samples, the last one by repetition, for
+    kernels add in another order where a batch has another size. guide: the network of autoguidance.
+    vae: the folder of the VAE that decodes, where the run's encoder is one.
+
+    Raises Interrupted, and EncoderError at once where the VAE is missing or another's.
+    """
+    config = spec.network_config()
     decoder = run_decoder(spec.data, vae, device)
-    shape = (config.latent_channels, config.resolution, config.resolution)
-    images: list[np.ndarray] = []
-    for first in range(0, count, sampling.batch):
+    size = draw.batch
+    for first in range(0, len(seeds), size):
         if should_stop():
-            raise Interrupted(f"stopped while sampling, at image {first} of {count}")
-        size = min(sampling.batch, count - first)
-        labels = sample_labels(first, size, config.num_classes).to(device)
-        x = _sample(spec, _velocity(spec, network, labels, steps), steps, (first, size, shape), device)
-        images.append(decoder.samples(x).numpy())
-    return np.concatenate(images), sample_labels(0, count, config.num_classes).numpy()
+            raise Interrupted(f"stopped while sampling, at image {first} of {len(seeds)}")
+        places = np.arange(first, min(first + size, len(seeds)))
+        padded = np.resize(places, size)
+        images = _images(config, decoder, network, draw, seeds[padded], labels[padded], device, guide)
+        yield places, images[: len(places)]
 
 
-def _velocity(spec: RunSpec, network: Network, labels: Tensor, steps: int) -> Velocity:
-    """F for these labels with the run's guidance: by two evaluations of a teacher, as an input of a student."""
-    sampling = spec.sampling
-    if isinstance(spec.recipe, StudentRecipe):
-        if spec.recipe.guidance is None:
-            return lambda x, t: network(x, t, labels)
-        strength = torch.full(labels.shape, sampling.student_guidance[steps], device=labels.device)
-        return partial(network, labels=labels, guidance=strength)
-    if sampling.teacher_guidance == 1:
-        return lambda x, t: network(x, t, labels)
-    strength = torch.full(labels.shape, sampling.teacher_guidance, device=labels.device)
-    return partial(guided, network, labels=labels, strength=strength)
+def _images(
+    config: NetworkConfig,
+    decoder: Decoder,
+    network: Network,
+    draw: Draw,
+    seeds: np.ndarray,
+    labels: np.ndarray,
+    device: torch.device,
+    guide: Network | None,
+) -> np.ndarray:
+    f = _velocity(network, draw, torch.from_numpy(labels).to(device), config.guidance, guide)
+    shape = (config.latent_channels, config.resolution, config.resolution)
+    noise = partial(_noise, draw.seed, seeds, shape, device)
+    if draw.sampler == "student":
+        x = sample_student(f, noise("sample"), noise("renoise"), draw.steps, draw.intermediate_t)
+    else:
+        x = (sample_teacher if draw.sampler == "heun" else sample_ddim)(f, noise("sample"), draw.steps)
+    return decoder.samples(x).numpy()
 
 
-def _sample(
-    spec: RunSpec, f: Velocity, steps: int, where: tuple[int, int, tuple[int, int, int]], device: torch.device
-) -> Tensor:
-    """Samples number first .. first + size - 1 as the network makes them, [size, C, H, W]."""
-    (first, size, shape), sampling = where, spec.sampling
+def _noise(seed: int, seeds: np.ndarray, shape: tuple[int, int, int], device: torch.device, purpose: str) -> Tensor:
+    """N(0, sigma_data^2) noise [N, C, H, W] of the samples with these seeds, drawn for runs of consecutive ones."""
     width = shape[0] * shape[1] * shape[2]
-
-    def noise(purpose: str) -> Tensor:
-        return SIGMA_DATA * normals(derive_seed(sampling.seed), purpose, first, size, width, device).reshape(
-            size, *shape
-        )
-
-    if spec.method == "teacher":
-        return sample_teacher(f, noise("sample"), steps)
-    return sample_student(f, noise("sample"), noise("renoise"), steps, sampling.intermediate_t)
+    key = derive_seed(seed)
+    ends = [0, *(np.flatnonzero(np.diff(seeds) != 1) + 1), len(seeds)]
+    parts = [normals(key, purpose, int(seeds[a]), b - a, width, device) for a, b in pairwise(ends)]
+    return SIGMA_DATA * torch.cat(parts).reshape(len(seeds), *shape)
 
 
-def untrained(spec: RunSpec, steps: int, count: int, device: torch.device, *, vae: Path | None = None) -> np.ndarray:
-    """Images of the network before training: its output gain starts at zero, so F is exactly zero."""
+def _velocity(network: Network, draw: Draw, labels: Tensor, takes_guidance: bool, guide: Network | None) -> Velocity:
+    """F for these labels with guidance: as an input of a student, by two evaluations of a teacher, or by another's."""
+    strength = torch.full(labels.shape, float(draw.guidance), device=labels.device)
+    if takes_guidance:
+        return partial(network, labels=labels, guidance=strength)
+    if draw.guidance == 1:
+        return lambda x, t: network(x, t, labels)
 
-    def zero(x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None) -> Tensor:
-        return torch.zeros_like(x)
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        if draw.guidance_sigma is not None:
+            sigma = float(SIGMA_DATA * t[0].double().tan())
+            if not draw.guidance_sigma[0] < sigma <= draw.guidance_sigma[1]:
+                return network(x, t, labels)
+        if guide is not None:
+            return guided_by(guide, network, x, t, labels, strength)
+        return guided(network, x, t, labels, strength)
 
-    return generate(spec, zero, steps, count, device, vae=vae)[0]
+    return velocity
+
+
+def zero_network(x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None) -> Tensor:
+    """The network before training: its output gain starts at zero, so F is exactly zero."""
+    return torch.zeros_like(x)

@@ -6,6 +6,7 @@ All start at t_max = arctan(80 / sigma_data) from z ~ N(0, sigma_data^2 I), give
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,6 +46,20 @@ def sample_teacher(f: Velocity, noise: Tensor, steps: int) -> Tensor:
         slope = derivative(x, n)
         end = x + h * slope
         x = end if n == steps - 1 else x + h / 2 * (slope + derivative(end, n + 1))
+    return x
+
+
+def sample_ddim(f: Velocity, noise: Tensor, steps: int) -> Tensor:
+    """DDIM (Song et al. 2021) in `steps` steps and as many evaluations, [B, C, H, W].
+
+    In TrigFlow each step is a turn: x_s = cos(t - s) x_t - sin(t - s) sigma_data F (sCM, section 3).
+    """
+    times = edm_times(steps)
+    x = noise
+    for now, then in pairwise(times):
+        t = now.to(x.dtype).to(x.device).expand(len(x))
+        turn = now - then
+        x = turn.cos().item() * x - turn.sin().item() * SIGMA_DATA * f(x / SIGMA_DATA, t)
     return x
 
 

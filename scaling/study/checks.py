@@ -11,12 +11,17 @@ from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
 from models.family import Family
 from scaling.config.encoders import known_encoder
-from scaling.config.sections import EMBEDDED
+from scaling.config.sections import EMBEDDED, Evaluation
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.data.opened import open_loading
+from scaling.data.reference import images_of
 from scaling.data.sources import Prepared
-from scaling.evaluation.score import balanced
+from scaling.evaluation.real import balanced
+from scaling.evaluation.spaces.dinov2 import find_dinov2
+from scaling.evaluation.spaces.inception import find_inception
+from scaling.evaluation.spaces.open import open_space
+from scaling.evaluation.spaces.space import SpaceError
 from scaling.study.launch import launch_of
 from scaling.study.open import Study
 from scaling.training.observe.profile import check_profile
@@ -34,15 +39,27 @@ def check_runnable(config: StudyConfig) -> None:
 
 def obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
     """(key, value, reason and remedy) of each key whose value can be planned but not run."""
-    evaluation, encoder = config.evaluation, config.data.encoder
+    encoder = config.data.encoder
     if "vsd" in config.methods:
         yield "methods", list(config.methods), "vsd cannot be trained: remove it"
     if known_encoder(encoder, "data.encoder").vae is not None and config.data.vae is None:
         yield "data.vae", None, f"encoder {encoder} is a VAE that decodes samples: name its folder"
-    if evaluation.metric == "fid":
-        yield "evaluation.metric", evaluation.metric, "FID cannot be measured: set fd-fashion, on the embedded data set"
-    if evaluation.repeats > 1:
-        yield "evaluation.repeats", evaluation.repeats, "one set of samples is judged: set 1"
+    yield from _missing_networks(config.evaluation)
+
+
+def _missing_networks(evaluation: Evaluation) -> Iterator[tuple[str, object, str]]:
+    """The networks whose features are to judge and that are not there."""
+    if "own" in evaluation.spaces and evaluation.ruler is not None and not evaluation.ruler.is_file():
+        yield "evaluation.ruler", str(evaluation.ruler), "no such file: `trigscale ruler train` makes one"
+    for name, find, path in (
+        ("inception", find_inception, evaluation.inception),
+        ("dinov2", find_dinov2, evaluation.dinov2),
+    ):
+        if name in evaluation.spaces:
+            try:
+                find(path)
+            except SpaceError as error:
+                yield "evaluation.metric", evaluation.metric, str(error)
 
 
 def check_embedded(study: Study) -> None:
@@ -53,7 +70,8 @@ def check_embedded(study: Study) -> None:
     images, labels = load_fashion("test")
     latent = known_encoder(study.config.data.encoder, "data.encoder").encode(torch.from_numpy(images[:1, ..., None]))
     _check_sizes(study, where, tuple(latent.shape[1:]), len(CLASS_NAMES))
-    balanced(labels, study.config.evaluation.samples)
+    if study.config.evaluation.metrics:
+        balanced(labels, study.config.evaluation.samples)
 
 
 def check_fit(study: Study, prepared: Prepared) -> None:
@@ -81,9 +99,16 @@ def _check_sizes(study: Study, where: str, shape: tuple[int, ...], num_classes: 
 
 
 def check_samples(study: Study, prepared: Prepared) -> None:
-    """DataError unless the held-out shards, found whole, hold the images of each class that samples are judged by."""
-    if study.config.evaluation.metric != "none":
-        balanced(open_loading(prepared.held_out, prepared.loading).labels, study.config.evaluation.samples)
+    """DataError unless the held-out shards, found whole, hold the images of each class that samples are judged by.
+
+    SpaceError where the network of a metric is not there, or does not take these images.
+    """
+    evaluation, labels = study.config.evaluation, open_loading(prepared.held_out, prepared.loading).labels
+    if evaluation.metrics:
+        balanced(labels, evaluation.samples)
+    for name in evaluation.spaces:
+        space = open_space(name, evaluation.files, evaluation.resize, "cpu")
+        space.require(images_of(prepared, prepared.held_out).shape)
 
 
 def check_launch(config: StudyConfig, family: Family, device: torch.device) -> None:

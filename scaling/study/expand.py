@@ -8,6 +8,7 @@ from models.family import Family, network_config
 from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Teacher, TeacherRecipe, VsdRecipe
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
+from scaling.evaluation.spaces.files import network_hashes
 from scaling.run.spec import PlannedRun, RunData, RunSpec
 from scaling.weights.folder import SavedModel
 from scaling.weights.teacher import teacher_weights
@@ -67,9 +68,10 @@ def _spec(
         recipe=recipe,
         ema=study.ema_of(size),
         sampling=study.sampling_of(size),
-        evaluation=study.evaluation,
+        evaluation=study.evaluation.without_files(),
         max_nonfinite_steps=study.max_nonfinite_steps,
         weights=weights.sha256 if weights else None,
         teacher=teacher.identity() if teacher else None,
         student=student.identity() if student else None,
+        networks=network_hashes(study.evaluation),
     )

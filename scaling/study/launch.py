@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipeline.files import write_text_atomic
 from models.family import Family
-from scaling.config.sections import Launch
+from scaling.config.metrics import SpaceName
+from scaling.config.sections import Launch, NetworkFiles
 from scaling.config.study import StudyConfig
 from scaling.data.sources import Prepared
 from scaling.run.home import RunHome, clear_way
@@ -48,7 +49,9 @@ def worker_environment(threads: int) -> dict[str, str]:
     return {**kept, **bounds, "PYTHONPATH": os.pathsep.join([str(ROOT), *paths]), "PYTHONSAFEPATH": "1"}
 
 
-def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, reference: Path) -> None:
+def write_homes(
+    study: Study, runs: Sequence[PlannedRun], prepared: Prepared, references: Mapping[SpaceName, Path]
+) -> None:
     """The home folder of each run with its config.yaml."""
     for run in runs:
         home = RunHome(study.folder / run.name)
@@ -60,7 +63,8 @@ def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, re
             identity=run.spec.identity(),
             spec=run.spec,
             shards=prepared.shards.resolve(),
-            reference=reference.resolve(),
+            references={space: path.resolve() for space, path in references.items()},
+            networks=_resolved(study.config.evaluation.files),
             teacher_home=(study.folder / run.parent.name()).resolve() if run.parent else None,
             weights=run.weights.resolve() if run.weights else None,
             vae=prepared.vae.resolve() if prepared.vae else None,
@@ -68,3 +72,9 @@ def write_homes(study: Study, runs: Sequence[PlannedRun], prepared: Prepared, re
             launch=launch_of(study.config, study.family, run.spec.size),
         )
         write_text_atomic(home.config, dump_run(content))
+
+
+def _resolved(files: NetworkFiles) -> NetworkFiles:
+    """The same by absolute paths."""
+    named = {key: getattr(files, key) for key in NetworkFiles.model_fields}
+    return NetworkFiles(**{key: path and path.resolve() for key, path in named.items()})

@@ -15,6 +15,9 @@ import torch
 
 from scaling.config.study import StudyConfig
 from scaling.data.sources import Prepared
+from scaling.evaluation.spaces.dinov2 import find_dinov2
+from scaling.evaluation.spaces.inception import find_inception
+from scaling.evaluation.spaces.space import SpaceError
 from scaling.run.schemas import Environment
 
 # Packages that are not always there: what each is for, and the extra of trigscale that installs it.
@@ -25,6 +28,7 @@ OPTIONAL = {
     "submitit": ("study submit, which puts a study on a SLURM cluster", "slurm"),
     "tensorboard": ("launch.tensorboard", "tensorboard"),
     "wandb": ("launch.wandb", "wandb"),
+    "transformers": ("metrics ...-dinov2", "dinov2"),
 }
 PACKAGES = ("trigscale", "torch", "numpy", "scipy", "pydantic", "safetensors", "webdataset", "matplotlib")
 
@@ -114,4 +118,18 @@ def diagnose() -> dict[str, Any]:
         name: {"for": purpose, "found": _version(name), "install": f"pip install 'trigscale[{extra}]'"}
         for name, (purpose, extra) in OPTIONAL.items()
     }
-    return {**versions(), **machine(device), "commit": commit(), "optional": optional}
+    return {**versions(), **machine(device), "commit": commit(), "optional": optional, "networks": networks()}
+
+
+def networks() -> dict[str, dict[str, str | None]]:
+    """The networks whose features judge and that are not ours to ship: where each was found, or how to get it."""
+    found: dict[str, dict[str, str | None]] = {}
+    for name, find, purpose in (
+        ("Inception", lambda: find_inception(None), "fid, kid, is, precision, recall, density, coverage"),
+        ("DINOv2", lambda: find_dinov2(None), "metrics ...-dinov2"),
+    ):
+        try:
+            found[name] = {"for": purpose, "found": str(find()), "get": None}
+        except SpaceError as error:
+            found[name] = {"for": purpose, "found": None, "get": str(error)}
+    return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.files import clear_partials
 from scaling.config.sections import foreign_ruler
-from scaling.data.reference import write_reference
+from scaling.data.reference import write_references
 from scaling.data.sources import locate, note, verify_changed
 from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
@@ -78,8 +78,9 @@ def prepared(study: Study, device: torch.device, command: str) -> Iterator[Ready
     check_runnable(study.config)
     verify_weights(study.config, study.family)
     check_launch(study.config, study.family, device)
-    if said := foreign_ruler(study.config.data.source, study.config.evaluation.metric):
-        log.warning("%s", said)
+    for metric in study.config.evaluation.metrics[:1]:
+        if said := foreign_ruler(study.config.data.source, metric.name):
+            log.warning("%s", said)
     start = time.monotonic()
     check_embedded(study)
     data = locate(study.config.data, study.config.launch.folder)
@@ -96,9 +97,9 @@ def prepared(study: Study, device: torch.device, command: str) -> Iterator[Ready
         clock.add("data", seconds)
         note(notes)
         with clock.stage("data"):
-            reference = write_reference(data, study.config.evaluation, folder)
+            references = write_references(data, study.config.evaluation, folder, device)
         clock.start(describe_launch(clock.content, study.config, data, device, command))
-        write_homes(study, runs, data, reference)
+        write_homes(study, runs, data, references)
         write_model(folder.runs, StudyRuns(runs=tuple(run.name for run in runs)))
         yield Ready(tuple(runs), clock)
 

@@ -4,43 +4,34 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from data_pipeline.files import write_bytes_atomic
 from data_pipeline.manifest import DataError
-from models.family import count_macs, count_parameters
 from scaling.config.sections import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.data.opened import open_loading
-from scaling.evaluation.score import METRIC, Real, score
 from scaling.run.clock import Clock
 from scaling.run.devices import pick_device
-from scaling.run.home import RunHome, sound, write_model
-from scaling.run.randomness import derive_seed
-from scaling.run.samples import Samples, maker, read_samples
-from scaling.run.schemas import RunScores, StepScore, Timings
-from scaling.run.spec import RunFile, RunSpec, load_run
-from scaling.sampling.evaluations import sampler_steps
-from scaling.sampling.generate import generate, untrained
+from scaling.run.home import RunHome
+from scaling.run.schemas import Timings
+from scaling.run.spec import RunFile, load_run
 from scaling.training.checkpoints import checkpoint
-from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.checkpoints.files import CheckpointError
 from scaling.training.loop import train
 from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, averaged_weights
 from scaling.weights.teacher import planned_weights
-from scaling.weights.trained import load_network
+from scaling.work.judging import draw_samples, evaluate
 from scaling.work.local_copy import nearest_shards
 from scaling.work.stopping import StopRequest
 
 
 def run(folder: Path, stop: StopRequest) -> None:
-    """All stages of the run in `folder` that are not done yet; on several ranks, the first one's alone after training.
+    """All stages of the run in `folder` that are not done yet, on all ranks; the first one writes.
 
     Whoever calls it holds the run's lock. ConfigError where the folder is another run's.
     """
@@ -48,28 +39,32 @@ def run(folder: Path, stop: StopRequest) -> None:
     if config.spec.name() != home.name:
         raise ConfigError(f"{home.config}: is of run {config.spec.name()}: launch the study again to write it anew")
     if os.environ.get("RANK", "0") == "0" and home.is_done():
-        return None
+        return
     stop.within(config.launch.stop_seconds)
     torch.set_num_threads(config.launch.threads)
     with joined(pick_device(config.launch)) as world:
-        if not world.leads:
-            return _train(config, folder, world, stop)
-        home.clear_ways()
-        clock = Clock(home.timings, Timings)
-        clock.start(clock.content.model_copy(update={"threads": config.launch.threads}))
+        clock = _clock(config, home) if world.leads else None
         with _timed(clock, "train"):
             _train(config, folder, world, stop)
-    final = checkpoint.load(checkpoint.path_of(home.checkpoints, config.spec.recipe.steps))
-    with _timed(clock, "sample"):
-        samples = _sample(config, home, final, world.device, stop)
-    with _timed(clock, "evaluate"):
-        _evaluate(config, home, samples, world.device)
-    return None
+        with _timed(clock, "sample"):
+            draw_samples(config, home, world, stop)
+        with _timed(clock, "evaluate"):
+            evaluate(config, home, world, stop)
+
+
+def _clock(config: RunFile, home: RunHome) -> Clock[Timings]:
+    home.clear_ways()
+    clock = Clock(home.timings, Timings)
+    clock.start(clock.content.model_copy(update={"threads": config.launch.threads}))
+    return clock
 
 
 @contextmanager
-def _timed(clock: Clock[Timings], stage: str) -> Iterator[None]:
-    """Add the time of the block to the stage, and the most memory that the process ever took."""
+def _timed(clock: Clock[Timings] | None, stage: str) -> Iterator[None]:
+    """Add the time of the block to the stage, and the most memory that the process ever took; of rank 0 alone."""
+    if clock is None:
+        yield
+        return
     with clock.stage(stage):
         try:
             yield
@@ -110,54 +105,3 @@ def _teacher(home: Path, profile: float) -> Origin:
             f"{error}. Or delete {RunHome(home).scores}, and the study launched again trains the teacher to its end"
         ) from error
     return Origin(spec.network_config(), averaged_weights(found, profile))
-
-
-def _sample(
-    config: RunFile, home: RunHome, final: Checkpoint, device: torch.device, stop: StopRequest
-) -> dict[int, Samples]:
-    """The samples by number of steps: those that are there and sound, and new ones for the rest."""
-    home.samples.mkdir(exist_ok=True)
-    network = load_network(final, config.spec, device)
-    count, found = config.spec.evaluation.samples, {}
-    for steps in sampler_steps(config.spec):
-        path, made_by = home.sample(steps), maker(home.name, steps)
-        there = sound(path, partial(read_samples, path, made_by)) if path.exists() else None
-        if there is None:
-            made = generate(config.spec, network, steps, count, device, stop, vae=config.vae)
-            there = Samples(*made, made_by)
-            write_bytes_atomic(path, there.to_npz())
-        found[steps] = there
-    return found
-
-
-def _evaluate(config: RunFile, home: RunHome, samples: Mapping[int, Samples], device: torch.device) -> None:
-    spec = config.spec
-    real = None if spec.evaluation.metric == "none" else Real.load(config.reference, config.reference.stem)
-    scores = tuple(_scores(config.spec, samples, real)) if real else ()
-    blank = None
-    if spec.method == "teacher" and real:
-        images = untrained(spec, spec.sampling.teacher_steps, real.samples, device, vae=config.vae)
-        blank = score(images, real, 0, 0)["fd"]
-    network = spec.network_config()
-    result = RunScores(
-        study=config.study,
-        run=spec.name(),
-        method=spec.method,
-        size=spec.size,
-        seed=spec.seed,
-        parameters=count_parameters(network),
-        macs=count_macs(network),
-        metric=METRIC if real else "none",
-        n=spec.evaluation.samples,
-        floor=real.floor if real else 0.0,
-        untrained=blank,
-        scores=scores,
-    )
-    write_model(home.scores, result)
-
-
-def _scores(spec: RunSpec, samples: Mapping[int, Samples], real: Real) -> Iterator[StepScore]:
-    for steps, nfe in sampler_steps(spec).items():
-        seed = derive_seed(spec.identity(), "resample", steps)
-        judged = score(samples[steps].images, real, spec.evaluation.resamples, seed)
-        yield StepScore(steps=steps, nfe=nfe, **judged)

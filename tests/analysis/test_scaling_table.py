@@ -73,9 +73,10 @@ def test_scores_of_another_metric_or_n_are_refused_by_run(tmp_path: Path, key: s
     ("changes", "message"),
     [
         ({"macs": "many"}, r"macs: .*'many'"),
-        ({"floor": -1}, r"floor: .*-1"),
-        ({"scores": [{"steps": 1, "nfe": 1, "fd": -1.0}]}, r"scores\.0\.fd: .*-1\.0"),
-        ({"scores": [{"steps": 1, "nfe": 1, "fd": float("nan")}]}, r"scores\.0\.fd: .*nan"),
+        ({"floor": 0}, r"metrics\.0: .*floor is 0"),
+        ({"scores": []}, r"scores: "),
+        ({"scores": [{"steps": 1, "nfe": 1, "fd": -1.0}]}, r"metrics\.0: .*value is -1"),
+        ({"scores": [{"steps": 1, "nfe": 1, "fd": float("nan")}]}, r"scores\.0\.value: .*nan"),
     ],
 )
 def test_malformed_scores_name_file_key_and_value(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -16,10 +16,11 @@ from data_pipeline.reader import LatentReader
 from models.encoders import EncoderError
 from scaling.config.families import CONFIGS
 from scaling.config.validation import ConfigError
-from scaling.data.reference import read_images
 from scaling.data.sources import locate
+from scaling.evaluation.images.shards import ShardImages
 from scaling.run.home import RunHome
 from scaling.run.randomness import device_normals
+from scaling.run.samples import maker, read_samples
 from scaling.run.spec import RunData, load_run
 from scaling.sampling.decode import run_decoder
 from scaling.study.checks import check_fit
@@ -28,9 +29,9 @@ from scaling.study.launch import write_homes
 from scaling.study.open import Study, open_study
 from scaling.study.run import run_study
 from scaling.training.batches import Batches
-from scaling.training.checkpoints import checkpoint
 from scaling.training.sharding.world import World
 from scaling.work import stages
+from scaling.work.judging import draw_samples
 from scaling.work.stopping import StopRequest
 from slurm.graph import JobGraph
 from tests.data.conftest import SIDE, save_vae
@@ -72,7 +73,7 @@ def home_of(study: Study) -> RunHome:
     check_fit(study, prepared)
     (run,) = expand(study.config, study.family, prepared.data)
     study.folder.mkdir(parents=True)
-    write_homes(study, [run], prepared, study.folder / "reference.npz")
+    write_homes(study, [run], prepared, {"fashion": study.folder / "reference.npz"})
     return RunHome(study.folder / run.name)
 
 
@@ -82,8 +83,8 @@ def test_from_moments_to_decoded_samples(study: Study, vae: Path) -> None:
     assert config.vae == vae
     stages._train(config, home.path, World(0, 1, CPU), StopRequest())
     assert [path.name for path in home.grids.iterdir()] == ["step-00000002-2.png"]
-    final = checkpoint.load(checkpoint.path_of(home.checkpoints, 2))
-    samples = stages._sample(config, home, final, CPU, StopRequest())[2]
+    draw_samples(config, home, World(0, 1, CPU), StopRequest())
+    samples = read_samples(home.sample(2), maker(home.name, 2))
     assert samples.images.shape == (100, SIDE, SIDE, 3)
     assert samples.images.std() > 0
 
@@ -108,10 +109,12 @@ def test_each_use_draws_its_own_latent(study: Study) -> None:
 def test_real_images_are_the_decoded_means(study: Study, vae: Path) -> None:
     prepared = locate(study.config.data, study.folder.parent)
     decoder = run_decoder(prepared.data, vae, CPU)
-    images, labels = read_images(prepared.held_out, decoder, prepared.loading, np.array([3, 30]))
+    images = ShardImages(prepared.held_out, np.array([3, 30]), decoder)
     stored, expected = LatentReader(prepared.held_out).read(np.array([3, 30]))
-    assert labels.tolist() == expected.tolist()
-    np.testing.assert_array_equal(images, decoder.latents(torch.from_numpy(stored[:, :4]).float()).numpy())
+    assert images.labels.tolist() == expected.tolist()
+    np.testing.assert_array_equal(
+        next(images.batches(2)), decoder.latents(torch.from_numpy(stored[:, :4]).float()).numpy()
+    )
 
 
 def test_another_vae_does_not_get_in(study: Study, tmp_path: Path, vae: Path) -> None:
@@ -173,7 +176,7 @@ def test_a_study_that_is_not_judged_has_its_report(
     study = open_study(tmp_path / "study.yaml", ["evaluation.metric=none", "launch.grid_steps=0"])
     assert run_study(study, "test") == 0
     (home,) = study.folder.glob("teacher-*")
-    assert '"metric": "none"' in (home / "scores.json").read_text()
+    assert '"metrics": []' in (home / "scores.json").read_text()
     page = (study.folder / "report" / "index.html").read_text()
     assert "overview.png" in page
     assert "FD-fashion" not in page

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from scaling.evaluation.frechet import Reference, bootstrap_distances, feature_statistics, frechet_distance
+from scaling.evaluation.frechet import Reference, frechet_distance
+from scaling.evaluation.moments import Moments, feature_statistics
 
 
 def random_covariance(generator: np.random.Generator, size: int) -> np.ndarray:
@@ -150,37 +151,30 @@ def test_shapes_that_are_no_features(shape: tuple[int, ...]) -> None:
         feature_statistics(np.zeros(shape))
 
 
-def test_bootstrap_repeats_and_depends_on_its_seed(generator: np.random.Generator) -> None:
-    reference = Reference(np.zeros(4), np.eye(4))
-    features = generator.standard_normal((100, 4))
-    first = bootstrap_distances(features, reference, 20, seed=3)
-    np.testing.assert_array_equal(bootstrap_distances(features, reference, 20, seed=3), first)
-    assert len(np.unique(first)) == 20
-    assert not np.isin(bootstrap_distances(features, reference, 20, seed=4), first).any()
+@pytest.mark.parametrize("samples", [40, 1000])
+def test_against_the_matrix_root_of_real_covariances(generator: np.random.Generator, samples: int) -> None:
+    """N above and below D = 64, eigenvalues falling as 1 / i: what others compute with a complex root."""
+    scales = np.arange(1, 65) ** -0.5
+    first = generator.standard_normal((samples, 64)) * scales
+    second = generator.standard_normal((5000, 64)) * scales
+    (mean1, covariance1), (mean2, covariance2) = feature_statistics(first), feature_statistics(second)
+    root = scipy.linalg.sqrtm(covariance1 @ covariance2)
+    expected = ((mean1 - mean2) ** 2).sum() + np.trace(covariance1 + covariance2) - 2 * np.trace(root).real
+    exact = np.linalg.svd((first - mean1) / np.sqrt(samples - 1) @ np.linalg.cholesky(covariance2), compute_uv=False)
+    found = Reference(mean2, covariance2).distance(first)
+    assert found == pytest.approx(expected, rel=1e-6)
+    traces = ((mean1 - mean2) ** 2).sum() + np.trace(covariance1) + np.trace(covariance2)
+    assert found == pytest.approx(traces - 2 * exact.sum(), rel=1e-7)
 
 
-def test_bootstrap_spread_is_the_spread_over_new_samples(generator: np.random.Generator) -> None:
-    """Far from the reference, where the bias is small against the distance."""
-    reference = Reference(np.zeros(3), np.eye(3))
-    sets = 1 + 2 * generator.standard_normal((200, 400, 3))
-    truth = np.std([reference.distance(features) for features in sets])
-    estimates = [bootstrap_distances(features, reference, 60, seed=1).std() for features in sets[:10]]
-    assert np.mean(estimates) == pytest.approx(truth, rel=0.15)
-
-
-def test_bootstrap_level_is_one_bias_too_high(generator: np.random.Generator) -> None:
-    """What the docstring says: at the floor the resamples lie at about twice the floor. The basic interval holds 0,
-    which is the distance at infinite N, and not the floor; that about the resamples' own mean holds the floor."""
-    reference = Reference(np.zeros(16), np.eye(16))
-    sets = generator.standard_normal((20, 500, 16))
-    floor = np.mean([reference.distance(features) for features in sets])
-    drawn = [bootstrap_distances(features, reference, 40, seed=1) for features in sets]
-    assert np.mean(drawn) / floor == pytest.approx(2, rel=0.1)
-    basic, centred = [], []
-    for features, replicates in zip(sets, drawn, strict=True):
-        distance, (low, high) = reference.distance(features), np.quantile(replicates, (0.025, 0.975))
-        basic.append((2 * distance - high, 2 * distance - low))
-        centred.append((distance - high + replicates.mean(), distance - low + replicates.mean()))
-    assert np.mean([low <= 0 <= high for low, high in basic]) > 0.8
-    assert np.mean([low <= floor <= high for low, high in basic]) < 0.1
-    assert np.mean([low <= floor <= high for low, high in centred]) > 0.8
+def test_parts_of_a_stream_join_to_the_whole(generator: np.random.Generator) -> None:
+    """In any order, of any size, also where the mean is far from 0."""
+    features = generator.standard_normal((1000, 8)) + 1e4
+    whole = Moments.of(features)
+    parts = [Moments.of(part) for part in np.split(features, [1, 300, 305])]
+    joined = parts[3].joined(parts[0]).joined(parts[2]).joined(parts[1])
+    assert joined.count == 1000
+    np.testing.assert_allclose(joined.mean, whole.mean, rtol=1e-14)
+    np.testing.assert_allclose(joined.squares, whole.squares, rtol=1e-9)
+    with pytest.raises(ValueError, match="3 features beside 8"):
+        whole.joined(Moments.of(features[:, :3]))

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from data_pipeline.fashion import load_fashion
 from models.encoders import get_encoder
 from scaling.cli.main import app, run_cli
-from scaling.data.reference import write_reference
+from scaling.data.reference import write_references
 from scaling.data.sources import pack_images, prepare
 from scaling.run.home import StudyFolder
 from scaling.run.spec import PlannedRun
@@ -281,9 +282,10 @@ def prepare_homes(path: Path) -> Homes:
     study = open_study(path)
     study.folder.mkdir(parents=True)
     prepared = prepare(study.config.data, study.config.launch.folder)
-    reference = write_reference(prepared, study.config.evaluation, StudyFolder(study.folder))
+    cpu = torch.device("cpu")
+    references = write_references(prepared, study.config.evaluation, StudyFolder(study.folder), cpu)
     runs = expand(study.config, study.family, prepared.data)
-    write_homes(study, runs, prepared, reference)
+    write_homes(study, runs, prepared, references)
     (study.folder / "study.json").write_text(json.dumps({"runs": [run.name for run in runs]}))
     return Homes(study.folder, {run.name: run for run in runs})
 

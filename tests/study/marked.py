@@ -15,7 +15,7 @@ from tests.forked import Program
 
 MARKS = "TRIGSCALE_TEST_MARKS"  # the folder of the notes, a file a process
 LIMIT_SECONDS = 600.0
-STAGES = {"train": "training", "_sample": "sampling", "_evaluate": "scoring"}  # of scaling.work.stages
+STAGES = {"train": "training", "draw_samples": "sampling", "evaluate": "scoring"}  # of scaling.work.stages
 
 
 class Launched:

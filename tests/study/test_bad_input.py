@@ -9,6 +9,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from PIL import Image
 
 from data_pipeline.manifest import Manifest
 from scaling.evaluation.frechet import Reference
-from scaling.evaluation.score import Real
+from scaling.evaluation.real import Real
+from scaling.evaluation.spaces.small import FASHION_SHA256
+from scaling.evaluation.spaces.space import About
 from scaling.run.locks import locked
 from scaling.run.spec import RunData
 from scaling.study.expand import expand
@@ -202,8 +205,6 @@ NOT_YET = {
         ["methods: vsd cannot be"],
     ),
     "encoder": (["data.encoder=sd-vae-ft-mse-v1"], [ENCODER]),
-    "metric": (["evaluation.metric=fid"], ["evaluation.metric: FID cannot be measured: set fd-fashion"]),
-    "repeats": (["evaluation.repeats=3"], ["evaluation.repeats: one set of samples is judged: set 1 (value 3)"]),
 }
 
 
@@ -470,7 +471,7 @@ def test_files_that_are_no_checkpoints(
     assert not (tmp_path / "unpickled").exists()
     pickle.loads(pickled)  # noqa: S301 (it was hostile indeed)
     assert (tmp_path / "unpickled").exists()
-    assert cli("sample", untrained, "--to", to, "--count", 3).code == 0
+    assert cli("sample", untrained, "--to", to, "--seeds", "0-2").code == 0
     assert to.exists()
 
 
@@ -525,7 +526,7 @@ def test_checkpoints_whose_hash_is_right_and_whose_content_is_not(
 
 def test_a_place_where_no_file_can_be(tmp_path: Path, untrained: Path, cli: Fixture) -> None:
     (tmp_path / "none").touch()
-    result = cli("sample", untrained, "--to", tmp_path / "none" / "grid.png", "--count", 1)
+    result = cli("sample", untrained, "--to", tmp_path / "none" / "grid.png", "--seeds", "0")
     assert_refused(result, f"{tmp_path}/none: File exists: choose another folder")
 
 
@@ -554,7 +555,9 @@ def test_packing_says_which_classes_there_are(tmp_path: Path, cli: Fixture) -> N
 
 def test_samples_that_cannot_be_judged(tmp_path: Path, cli: Fixture) -> None:
     samples, reference = tmp_path / "samples.npz", tmp_path / "reference.npz"
-    real = Real(Reference(np.zeros(64), np.eye(64)), 0.5, 100)
+    real = Real(
+        About("fashion", 64, "", FASHION_SHA256), Reference(np.zeros(64), np.eye(64)), 9, 100, {"fd-fashion": 0.5}
+    )
     reference.write_bytes(real.to_bytes("reference"))
     for images, parts in (
         (
@@ -569,9 +572,7 @@ def test_samples_that_cannot_be_judged(tmp_path: Path, cli: Fixture) -> None:
         result = cli("evaluate", samples, "--reference", reference)
         assert_refused(result, *parts)
         assert str(samples) in result.err or len(images) == 30
-    result = cli("evaluate", samples, "--reference", samples)  # a user's own file is not to be deleted
-    assert_refused(result, f"{samples}: is not a whole file", "name the reference-*.npz of a study")
-    reference.write_bytes(Real(Reference(np.zeros(64), np.eye(64)), np.nan, 100).to_bytes("reference"))
+    reference.write_bytes(replace(real, floors={"fd-fashion": np.nan}).to_bytes("reference"))
     np.savez(samples, images=np.zeros((100, 16, 16, 1), np.uint8))
     assert_refused(cli("evaluate", samples, "--reference", reference), f"{reference}: is not a whole", "floor is nan")
 

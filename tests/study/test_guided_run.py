@@ -87,7 +87,7 @@ def test_a_guided_student_from_data_to_scores(guided_homes: Fixture, tmp_path: P
     for method in ("teacher", "scd", "sct"):
         run(guided_homes.of(method), StopRequest())
     scores = {m: json.loads((guided_homes.of(m) / "scores.json").read_text()) for m in ("teacher", "scd", "sct")}
-    nfe = {m: [(s["steps"], s["nfe"]) for s in found["scores"]] for m, found in scores.items()}
+    nfe = {m: [(s["steps"], s["nfe"]) for s in found["metrics"][0]["scores"]] for m, found in scores.items()}
     assert nfe == {"teacher": [(2, 6)], "scd": [(1, 1), (2, 2)], "sct": [(1, 1), (2, 2)]}
 
     config, found = load_run(guided_homes.of("scd")), last(guided_homes, "scd")
@@ -98,7 +98,7 @@ def test_a_guided_student_from_data_to_scores(guided_homes: Fixture, tmp_path: P
     weak, strong = (net(x, t, labels, guidance=torch.full((4,), s)) for s in (1.0, 2.0))
     assert not torch.equal(weak, strong)
     to = tmp_path / "grid.png"
-    assert cli("sample", guided_homes.saved("scd")[-1], "--to", to, "--count", 3, "--steps", 2).code == 0
+    assert cli("sample", guided_homes.saved("scd")[-1], "--to", to, "--seeds", "0-2", "--steps", 2).code == 0
     assert to.exists()
 
 
@@ -109,9 +109,10 @@ def test_students_are_sampled_with_the_strength_of_their_steps(guided_homes: Fix
         seen.append(guidance.tolist())
         return torch.zeros_like(x)
 
+    batch = spec.sampling.batch  # the last pass is as large as the others
     for steps in (1, 2):
         generate(spec, network, steps, 3, CPU)
-    assert seen == [[1.5] * 3, [1.25] * 3, [1.25] * 3]
+    assert seen == [[1.5] * batch, [1.25] * batch, [1.25] * batch]
 
 
 def test_teachers_are_sampled_with_and_without_labels(guided_homes: Fixture) -> None:
@@ -122,7 +123,8 @@ def test_teachers_are_sampled_with_and_without_labels(guided_homes: Fixture) -> 
         return torch.zeros_like(x)
 
     generate(spec, network, 2, 3, CPU)
-    assert seen == [(None, [NO_LABEL] * 3 + [0, 1, 2])] * 3
+    batch = spec.sampling.batch
+    assert seen == [(None, [NO_LABEL] * batch + ([0, 1, 2] * batch)[:batch])] * 3
 
 
 def test_a_guided_student_starts_as_its_teacher(guided_homes: Fixture) -> None:
@@ -192,7 +194,7 @@ def test_steps_without_a_strength_are_refused(
     teacher = saved(trainer_of(config.spec, config.shards, None), tmp_path / "teacher")
     student = trainer_of(load_run(homes.of("scd")).spec, config.shards, origin(homes, teacher))
     path = saved(student, tmp_path / "student").path
-    result = cli("sample", path, "--to", tmp_path / "grid.png", "--count", 2, "--steps", 2)
+    result = cli("sample", path, "--to", tmp_path / "grid.png", "--seeds", "0-1", "--steps", 2)
     assert result.code == 2
     assert "--steps 2: the run's sampling.student_guidance has no strength for it, only for steps 1" in result.err
-    assert cli("sample", path, "--to", tmp_path / "grid.png", "--count", 2).code == 0
+    assert cli("sample", path, "--to", tmp_path / "grid.png", "--seeds", "0-1").code == 0

@@ -18,6 +18,7 @@ import typer
 from models.family import count_macs, count_parameters
 from scaling.cli.main import app
 from scaling.config.families import load_family
+from scaling.config.sections import NetworkFiles
 from scaling.config.study import StudyConfig
 from scaling.config.validation import describe, validate
 from scaling.run.home import write_model
@@ -389,7 +390,8 @@ def test_a_config_file_gives_back_its_run(tmp_path: Path, write_study: Fixture) 
             identity=run.spec.identity(),
             spec=run.spec,
             shards=tmp_path / """it's "here" """,
-            reference=tmp_path / "größe: [x]",
+            references={"fashion": tmp_path / "größe: [x]"},
+            networks=NetworkFiles(),
             teacher_home=tmp_path if run.parent else None,
             launch=study.config.launch,
         )

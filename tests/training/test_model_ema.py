@@ -44,7 +44,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 def write_config(home: Path, spec: RunSpec) -> None:
     """config.yaml of a run."""
     nowhere = Path("nowhere")
-    places = {"shards": nowhere, "reference": nowhere, "teacher_home": None}
+    places = {"shards": nowhere, "references": {}, "networks": {}, "teacher_home": None}
     run = RunFile(study="tiny", identity=spec.identity(), spec=spec, launch=Launch(), **places)
     (home / "config.yaml").write_text(dump_run(run))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,8 @@ from slurm.ranks import LISTENER
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")  # whole numbers; MASTER_ADDR is a name
 TIMEOUT = timedelta(minutes=10)  # of one collective: a rank that is dead or stuck must end the others
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,14 @@ class World:
         box = [message]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def gathered(self, own: T) -> list[T]:
+        """What every rank passes, by rank, on every rank; plain values, between the processes of one run alone."""
+        if self.size == 1:
+            return [own]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, own)
+        return found
 
     def barrier(self) -> None:
         """Return once every rank has called."""
