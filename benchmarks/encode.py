@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,16 +36,15 @@ def save_vae(folder: Path, width: int) -> None:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     torch.manual_seed(0)
-    widths = (width, 2 * width, 4 * width, 4 * width)
-    model = AutoencoderKL(
-        block_out_channels=widths,
-        layers_per_block=2,
-        norm_num_groups=min(32, width),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-    )
-    model.save_pretrained(folder)
+    form: dict[str, Any] = {
+        "block_out_channels": (width, 2 * width, 4 * width, 4 * width),
+        "layers_per_block": 2,
+        "norm_num_groups": min(32, width),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "latent_channels": 4,
+    }
+    AutoencoderKL(**form).save_pretrained(folder)
 
 
 def save_images(folder: Path, count: int) -> None:
@@ -67,8 +67,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 def bare(vae: OpenVae, images: torch.Tensor) -> None:
     """The VAE alone over images uint8 [N, H, W, 3] in memory."""
     for part in images.split(images_a_pass(images.shape[1], images.shape[2])):
-        moments = vae.moments(part)
-    moments.cpu()
+        vae.moments(part).cpu()
 
 
 def mirror_error(vae: OpenVae, images: torch.Tensor) -> float:

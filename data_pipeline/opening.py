@@ -13,11 +13,13 @@ from data_pipeline.reader import LatentReader
 from data_pipeline.remote import Remote, address_of
 
 
-def open_shards(folder: Path, cache: Path, limit_bytes: int, *, lenient: bool = False) -> LatentReader:
+def open_shards(folder: Path, cache: Path | None, limit_bytes: int, *, lenient: bool = False) -> LatentReader:
     """A reader of a folder; of the mirror of a remote one with the cache between them. DataError."""
     address = address_of(folder)
-    store = None if address is None else ShardCache(cache, limit_bytes, Remote(address))
-    return LatentReader(folder, store=store, lenient=lenient)
+    if address is None:
+        return LatentReader(folder, lenient=lenient)
+    assert cache is not None, "whoever made the mirror made it in a cache"
+    return LatentReader(folder, store=ShardCache(cache, limit_bytes, Remote(address)), lenient=lenient)
 
 
 def order_of(manifest: Manifest, blocks: int, block: int, seed: int) -> Order:

@@ -30,14 +30,8 @@ CHUNK = 16 * 2**20  # bytes asked for at a time: what is lost where a connection
 ATTEMPTS = 8
 FIRST_WAIT, LONGEST_WAIT = 0.25, 30.0  # seconds; doubled from one attempt to the next
 AT_ONCE = 16  # small files that are fetched at once
-PACKAGES = {
-    "http": "'trigscale[remote]'",
-    "https": "'trigscale[remote]'",
-    "s3": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-}
+OURS = "'trigscale[remote]'"
+PACKAGES = {"http": OURS, "https": OURS, "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)

@@ -136,7 +136,7 @@ def open_vae(folder: VaeFolder, low: float, device: torch.device) -> OpenVae:
     except ImportError as error:
         raise EncoderError(f"a VAE needs diffusers ({error}): pip install 'trigscale[vae]'") from error
     try:
-        model, said = AutoencoderKL.from_pretrained(
+        loaded: Any = AutoencoderKL.from_pretrained(
             str(folder.path),
             local_files_only=True,
             use_safetensors=True,
@@ -146,6 +146,7 @@ def open_vae(folder: VaeFolder, low: float, device: torch.device) -> OpenVae:
         )
     except Exception as error:  # diffusers, safetensors and torch each have their own
         raise EncoderError(f"{folder.path} cannot be opened as a VAE ({str(error)[:300]})") from error
+    model, said = loaded
     for key in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if names := said[key]:
             what = key.removesuffix("_keys")

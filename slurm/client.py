@@ -98,8 +98,16 @@ class Client:
         return int(number)
 
     def test(self, script: Path) -> None:
-        """SlurmError where the cluster could never run what a batch script asks for; submits nothing."""
-        self.run("sbatch", "--test-only", str(script))
+        """SlurmError where the cluster could never run what a batch script asks for; leaves nothing submitted.
+
+        What nodes that are down or drained could run is refused by a test too: then a held job tells.
+        """
+        try:
+            self.run("sbatch", "--test-only", str(script))
+        except SlurmError as error:
+            if "node configuration is not available" not in str(error):
+                raise
+            self.run("scancel", self.run("sbatch", "--hold", "--parsable", str(script)).strip().partition(";")[0])
 
 
 def explained(program: str, said: str) -> str:

@@ -43,6 +43,7 @@ WANTS = {
     "--ruler FILE": "the same",
     "--search": "the same, of a student",
     "--seeds 0-49999": "50,000 samples",
+    "compare A B": "two studies; tests/report",
     "doctor": "a checkout that git reads, which takes its time here; tests/study/test_words.py",
 }
 

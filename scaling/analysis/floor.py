@@ -92,10 +92,10 @@ class Profile:
 
 def fit_floor(estimates: Estimates) -> FloorLaw:
     """Fit a curve of more sizes than three. ValueError for fewer."""
-    free = len(estimates.sizes) - 3
-    if free < 1:
+    if len(estimates.sizes) < 4:
         raise ValueError(f"{len(estimates.sizes)} sizes: a law with a floor needs four")
     x, y, counts = _pooled(estimates)
+    free = len(x) - 3
     design = np.column_stack([np.ones(len(estimates.sizes)), estimates.logs])
     own, common = variances(estimates, design)
     w = 1 / (own + common) if len(x) == len(estimates.sizes) else counts

@@ -11,5 +11,4 @@ from scaling.config.sections import Loading
 
 def open_loading(shards: Path, loading: Loading, *, lenient: bool = False) -> LatentReader:
     """A reader of a folder of shards or of a remote one's mirror. DataError, unless `lenient`, for damage."""
-    assert loading.cache is not None, "named by `Loading.within`"
     return open_shards(shards, loading.cache, loading.cache_bytes, lenient=lenient)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
+from scaling.analysis.floor import fit_floor
 from scaling.analysis.summary import Analysis, analyse
 from scaling.analysis.table import Row, TableError
 from scaling.analysis.table_file import load_table, resolve_table
 from scaling.analysis.uncertainty import Interval
 from scaling.analysis.words import answer
 from scaling.cli.fit_tables import render
-from tests.analysis.made_up import MACS, RATIO, curve, exact, make_rows, noisy_rows
+from tests.analysis.made_up import MACS, RATIO, curve, estimates, exact, make_rows, noisy_rows
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +284,14 @@ def test_names_with_brackets_reach_the_terminal() -> None:
 def test_intervals_know_when_they_are_none() -> None:
     assert Interval(1.0, 0.5, 2.0).known
     assert not Interval(1.0, -math.inf, math.inf).exp().known
+
+
+def test_very_many_sizes_are_pooled_by_neighbours_for_the_floor() -> None:
+    """The truth, 1 + 3 x^-.3, is inside, and the scatter of one run comes out."""
+    random, count = np.random.default_rng(0), 4000
+    macs = np.sort(np.exp(random.uniform(0, 7, count)))
+    logs = np.log(1 + 3 * macs**-0.3) + 0.05 * random.standard_normal(count)
+    found = fit_floor(estimates(macs, logs))
+    assert found.E.low < 1 < found.E.high < 1.2
+    assert found.alpha.low < 0.3 < found.alpha.high
+    assert found.scatter == pytest.approx(0.05, rel=0.1)

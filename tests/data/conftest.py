@@ -65,13 +65,14 @@ class Result:
 
 
 @pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def cli(capfd: pytest.CaptureFixture[Any]) -> Callable[..., Result]:
     """Run `trigscale data ...` in this process."""
 
     def running(*arguments: str | Path | int) -> Result:
         capfd.readouterr()
         code = run_cli(lambda: app(["data", *map(str, arguments)]))
-        return Result(code, *capfd.readouterr())
+        out, err = capfd.readouterr()
+        return Result(code, out, err)
 
     return running
 

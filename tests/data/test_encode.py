@@ -206,13 +206,13 @@ def test_decoding_is_the_vaes_own(vae: Path) -> None:
     """Networks' samples to images, in the pixel range of each encoder."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    model = AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False)
+    model: Any = AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False)
     x = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0)) / 2
     for name, low in (("sd-vae-ft-mse-v1", -1.0), ("edm2-sd-vae-v1", 0.0)):
         encoder = get_encoder(name)
         images = open_decoder(encoder, vae, torch.device("cpu")).samples(x)
         with torch.no_grad():
-            out = model.decode(encoder.denormalize(x)).sample  # pyright: ignore[reportAttributeAccessIssue]
+            out = model.decode(encoder.denormalize(x)).sample
         expected = ((out - low) / (1 - low) * 255).clamp(0, 255).permute(0, 2, 3, 1)
         assert images.shape == (3, SIDE, SIDE, 3)
         assert (images.float() - expected).abs().max() <= 0.5 + 1e-3

@@ -98,9 +98,10 @@ def test_a_study_is_submitted_interrupted_and_reported(
     assert (again["done"], again["submitted"]) == (2, {})
     assert list(again["failed"]) == [study.home("sct").name]
     assert "sct" in (study.folder.report / "index.html").read_text()
-    reference = write_study(tmp_path, **{**SHORT, "methods": ["teacher", "scd"]}, name="local")
+    (tmp_path / "local").mkdir()
+    reference = write_study(tmp_path / "local", **{**SHORT, "methods": ["teacher", "scd"]}, name="local")
     assert program("study", "run", reference, cluster=on_cluster).returncode == 0
-    local = Watched(on_cluster, tmp_path / "runs" / "local")
+    local = Watched(on_cluster, tmp_path / "local" / "runs" / "local")
     for method in ("teacher", "scd"):
         assert_equal(study.home(method), local.home(method))
     retried = cli("study", "submit", path, "--cluster", where, "--retry-failed", "--json")

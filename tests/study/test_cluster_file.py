@@ -15,6 +15,7 @@ from scaling.config.families import CONFIGS
 from scaling.config.validation import ConfigError, validate
 from scaling.study.open import open_study
 from scaling.study.requests import layout, requests
+from tests.study.conftest import Homes
 
 Fixture = Callable[..., Any]
 
@@ -93,7 +94,7 @@ def test_a_dry_run_shows_graph_scripts_and_cost_and_leaves_nothing(tmp_path: Pat
     assert "nothing submitted" in shown
 
 
-def test_short_runs_ask_for_half_an_hour(write_study: Fixture, tmp_path: Path, homes: Fixture) -> None:
+def test_short_runs_ask_for_half_an_hour(write_study: Fixture, tmp_path: Path, homes: Homes) -> None:
     study = open_study(write_study(tmp_path))
     asked = requests(study.config, validate(Cluster, {"gpus": False}, ""), list(homes.runs.values()))
     assert {request.minutes for request in asked.values()} == {30}

@@ -42,10 +42,8 @@ def test_remote_shards_make_the_same_run_of_the_same_samples(
     run = load_run(there.of("teacher"))
     assert run.loading.cache == (tmp_path / "there" / "runs" / "cache").resolve()
     numbers = np.arange(300)
-    got, wanted = (
-        open_loading(run.shards, run.loading).read(numbers),
-        LatentReader(Path(shards["source"])).read(numbers),
-    )
+    got = open_loading(run.shards, run.loading).read(numbers)
+    wanted = LatentReader(Path(shards["source"])).read(numbers)
     np.testing.assert_array_equal(got[0], wanted[0])
     np.testing.assert_array_equal(got[1], wanted[1])
 

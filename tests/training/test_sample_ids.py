@@ -62,7 +62,7 @@ def prepare(folder: Path, **data: Any) -> Path:
     for name, part in (("source", slice(0, SAMPLES)), ("held_out", slice(300, 600))):
         pack_images(images[part, ..., None], labels[part], get_encoder("fashion-s2d-v1"), folder / name, name, 10)
     data |= {name: str(folder / name) for name in ("source", "held_out")}
-    launch = {"folder": str(folder / "runs"), "log_every": 1, "checkpoint_seconds": 1e-9, "microbatch": 3}
+    launch = {"folder": str(folder / "runs"), "log_every": 1, "checkpoint_seconds": 1e-9}
     teacher = {"steps": STEPS, "batch": BATCH}
     changes = {"methods": ["teacher"], "data": data, "launch": launch, "teacher": teacher}
     (folder / "study.yaml").write_text(yaml.safe_dump(merge(STUDY, changes)))
@@ -71,7 +71,7 @@ def prepare(folder: Path, **data: Any) -> Path:
 
 def live(home: Path, life: int, ranks: int, threads: int, until: int) -> None:
     """Run it under so many ranks and kill all once the checkpoint of step `until` is there, unless it is the last."""
-    configure(home, devices=ranks, strategy="ddp")
+    configure(home, devices=ranks, strategy="ddp", microbatch=3 if ranks == 8 else 4)
     content = yaml.safe_load((home / "config.yaml").read_text())
     content["loading"]["workers"] = threads
     (home / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
