@@ -15,6 +15,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -54,7 +55,7 @@ def line_interval(features: np.ndarray, reference: Reference, generator: np.rand
     """FID at infinite N as it is published: 15 random subsets, a line in 1 / N, its own error of the intercept."""
     counts = np.linspace(max(len(features) // 10, LEAST_SAMPLES * features.shape[1]), len(features), 15).astype(int)
     order = generator.permutation(len(features))
-    found = scipy.stats.linregress(1 / counts, [reference.distance(features[order[:n]]) for n in counts])
+    found: Any = scipy.stats.linregress(1 / counts, [reference.distance(features[order[:n]]) for n in counts])
     half = 1.96 * found.intercept_stderr
     return found.intercept - half, found.intercept + half
 

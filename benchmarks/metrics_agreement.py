@@ -60,7 +60,7 @@ def distances(samples: int) -> Iterator[Row]:
     statistics = (*feature_statistics(made), *feature_statistics(real))
     ours = Reference(*statistics[2:]).distance_to(*statistics[:2])
     from cleanfid.fid import frechet_distance  # pyright: ignore
-    from cleanfid.fid import kernel_distance as clean_kernel
+    from cleanfid.fid import kernel_distance as clean_kernel  # pyright: ignore
     from pytorch_fid.fid_score import calculate_frechet_distance  # pyright: ignore
     from torch_fidelity.metric_fid import fid_statistics_to_metric  # pyright: ignore
     from torchmetrics.image.fid import _compute_fid  # pyright: ignore

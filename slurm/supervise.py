@@ -81,14 +81,17 @@ class Supervisor:
         if decision.verdict is Verdict.DONE:
             return 0
         self._say(f"{self.job.name}: {decision.verdict.value}: {decision.reason}")
-        if decision.verdict is Verdict.AGAIN and self._may_requeue():
+        if decision.verdict is Verdict.AGAIN and self._may_requeue(code):
             return self._requeue()
         return code if code is not None and 0 < code < 128 else FAILED
 
-    def _may_requeue(self) -> bool:
+    def _may_requeue(self, code: int | None) -> bool:
         """Not when somebody cancelled the job, which SLURM tells a job by the same signal as the two ends that it goes
         on after: its time limit, and a preemption, after which one that ends in its grace would count as completed.
+        Whose step was lost with its node SLURM has requeued itself: the sooner this process is gone, the better.
         """
+        if self.told and code is None:
+            return False
         if not self.told or time.time() > self.began + 60 * self.submission.minutes - LIMIT_MARGIN:
             return True
         asked = subprocess.run(["scontrol", "-o", "show", "job", self.id], capture_output=True, text=True)
@@ -101,7 +104,7 @@ class Supervisor:
             asked = subprocess.run(["scontrol", "requeue", self.id], capture_output=True, text=True)
             if asked.returncode == 0:
                 return AGAIN
-            if time.monotonic() > deadline:
+            if self.told or time.monotonic() > deadline:
                 self._say(f"cannot be requeued: {asked.stderr.strip()}: submit the study again")
                 return AGAIN
             time.sleep(RETRY_SECONDS)

@@ -84,11 +84,12 @@ def test_ddim_converges_at_first_order_to_the_exact_flow() -> None:
 def test_options_that_do_not_fit_the_network() -> None:
     draw = draw_of(SPEC)
     plain = SPEC.model_copy(update={"recipe": RECIPE.model_copy(update={"label_dropout": 0.0})})
-    for spec, options, said in (
+    cases: tuple[tuple[RunSpec, dict[str, Any], str], ...] = (
         (plain, {"guidance": 2.0}, "never saw a sample without its label"),
         (SPEC, {"intermediate_t": 1.0}, "--intermediate-t: is for consistency models"),
         (SPEC, {"autoguided": True}, "--autoguide: needs --guidance above 1"),
-    ):
+    )
+    for spec, options, said in cases:
         with pytest.raises(ConfigError, match=said):
             changed(draw, spec, **options)
     assert changed(draw, plain, guidance=2.0, autoguided=True).nfe == 2 * (2 * draw.steps - 1)

@@ -87,4 +87,4 @@ def test_a_study_runs_from_a_wheel(tmp_path: Path, installed: Path) -> None:
     assert record["commit"] is None
     assert record["versions"]["trigscale"] == run(folder, program, "--version").split()[1]
     (scores,) = folder.glob("runs/fashion-ci/teacher-xs-*/scores.json")
-    assert json.loads(scores.read_text())["n"] == 100
+    assert json.loads(scores.read_text())["metrics"][0]["n"] == 100

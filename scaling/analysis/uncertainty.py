@@ -25,6 +25,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -131,6 +132,8 @@ def divide(numerator: Observation, denominator: Observation) -> Observation:
 
 def average(observations: Sequence[Observation]) -> Observation:
     """The mean log of several observations of one quantity."""
+    if len(observations) == 1:
+        return observations[0]
     value = float(np.mean([one.value for one in observations]))
     variances = [one.sampling for one in observations if one.sampling is not None]
     known = len(variances) == len(observations)
@@ -145,10 +148,10 @@ def combine(
     Raises TableError when all seeds of every size agree to the last digit, which means that one result was copied.
     """
     sizes = tuple(sorted(observed, key=lambda size: (macs[size], size)))
-    groups = [np.array([one.value for one in observed[size]]) for size in sizes]
-    value = np.array([group.mean() for group in groups])
+    groups = [[one.value for one in observed[size]] for size in sizes]  # lists: of many sizes most have one value
+    value = np.array([math.fsum(group) / len(group) for group in groups])
     counts = np.array([len(group) for group in groups])
-    squares = np.array([float(((group - mean) ** 2).sum()) for group, mean in zip(groups, value, strict=True)])
+    squares = np.array([sum((x - mean) ** 2 for x in group) for group, mean in zip(groups, value, strict=True)])
     sampling = [average(observed[size]).sampling for size in sizes]
     if counts.max() > 1 and not squares.any():
         first = sizes[int(np.argmax(counts > 1))]
@@ -157,6 +160,7 @@ def combine(
     return Estimates(sizes, cost, value, counts, squares, np.array(sampling, dtype=np.float64), stated)
 
 
+@lru_cache
 def quantile_t(dof: float) -> float:
     """The factor of a 95 % interval by Student's t; infinite degrees of freedom give the normal's 1.96."""
     return float(stdtrit(min(dof, 1e9), 0.975))

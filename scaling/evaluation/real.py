@@ -40,9 +40,14 @@ class Real:
         """An .npz file; its name stands in it, so that it cannot be taken for another's."""
         buffer = io.BytesIO()
         facts = {"about": asdict(self.about), "count": self.count, "samples": self.samples, "floors": self.floors}
-        arrays = {"mean": self.reference.mean, "covariance": self.reference.covariance}
-        arrays["features"] = np.zeros((0, 0), np.float32) if self.features is None else self.features
-        np.savez(buffer, **arrays, facts=np.array(json.dumps(facts)), name=np.array(name))
+        np.savez(
+            buffer,
+            mean=self.reference.mean,
+            covariance=self.reference.covariance,
+            features=np.zeros((0, 0), np.float32) if self.features is None else self.features,
+            facts=np.array(json.dumps(facts)),
+            name=np.array(name),
+        )
         return buffer.getvalue()
 
     @classmethod

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ class Samples:
 
 
 def write_npz(
-    target: io.BufferedIOBase | io.BytesIO,
+    target: IO[bytes],
     batches: Iterator[np.ndarray],
     shape: tuple[int, ...],
     labels: np.ndarray,

@@ -35,9 +35,13 @@ class Drawn:
         """How many there are."""
         return len(self.seeds)
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> tuple[int, int, int]:
         config = self.spec.network_config()
         blank = torch.zeros(1, config.latent_channels, config.resolution, config.resolution, device=self.device)
         height, width, channels = run_decoder(self.spec.data, self.vae, self.device).samples(blank).shape[1:]

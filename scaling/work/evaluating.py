@@ -108,7 +108,8 @@ def evaluate_images(path: Path, images: Images, asked: Asked, device: torch.devi
     if images.count < LEAST:
         raise DataError(f"{path}: holds {images.count} images: a set of {LEAST} at least can be judged")
     results = []
-    for name in dict.fromkeys(metric.space for metric in asked.metrics):
+    spaces: list[SpaceName] = [metric.space for metric in asked.metrics]
+    for name in dict.fromkeys(spaces):
         space = open_space(name, asked.files, asked.resize, device)
         results += naming(path, lambda space=space: _in_space(images, space, asked))
     order = [metric.name for metric in asked.metrics]

@@ -45,7 +45,8 @@ def test_a_perfect_model_has_the_coverage_of_the_formula(generator: np.random.Ge
     """1 - 2^-k for equal numbers, whatever D; and .379 for a tenth of the samples at k = 5."""
     assert perfect_coverage(10_000, 10_000, 3) == pytest.approx(0.875, abs=1e-3)
     assert perfect_coverage(10_000, 1000, 5) == pytest.approx(0.379, abs=1e-3)
-    sets = [compare(*generator.standard_normal((2, 400, 8)), 3).coverage for _ in range(20)]
+    pairs = generator.standard_normal((20, 2, 400, 8))
+    sets = [compare(made, real, 3).coverage for made, real in pairs]
     assert np.mean(sets) == pytest.approx(perfect_coverage(400, 400, 3), abs=0.01)
 
 

@@ -39,6 +39,9 @@ def cluster() -> Iterator[Cluster]:
     """A running cluster; the tests are skipped, with what is missing, where there can be none."""
     if reason := obstacle():
         pytest.skip(reason)
+    for left in Path(tempfile.gettempdir()).glob("trigscale-slurm-[0-9]*"):  # by a session that was killed
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+            Cluster(left).stop()
     made = Cluster(Path(tempfile.gettempdir()) / f"trigscale-slurm-{os.getpid()}", 20000 + os.getpid() % 500 * 20)
     made.start()
     try:

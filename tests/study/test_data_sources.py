@@ -84,4 +84,4 @@ def test_damaged_training_shards_can_be_skipped_from_the_start(
         homes = prepared(tmp_path / "skip", write_study, data={"source": str(copy), "on_bad_shard": "skip"})
     assert "sample 00000007: is altered" in caplog.text
     assert "all but 1 that cannot be read" in caplog.text
-    assert load_run(homes.of("teacher")).reference.stem.endswith("-without-1")
+    assert load_run(homes.of("teacher")).references["fashion"].stem.endswith("-without-1")

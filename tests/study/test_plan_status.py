@@ -124,9 +124,9 @@ def test_status_after_a_study(tmp_path: Path, finished: Fixture, write_study: Fi
     found = json.loads(cli("study", "status", write_study(tmp_path), "--json").out)
     assert [run["run"] for run in found] == list(finished.runs)
     for run in found:
-        scores = json.loads((finished.study / run["run"] / "scores.json").read_text())["scores"]
+        scores = json.loads((finished.study / run["run"] / "scores.json").read_text())["metrics"][0]["scores"]
         assert (run["state"], run["step"]) == ("done", run["steps"])
-        assert run["fd"] == {str(score["steps"]): score["fd"] for score in scores}
+        assert run["fd"] == {str(score["steps"]): score["value"] for score in scores}
 
 
 def test_every_key_is_described(cli: Fixture) -> None:
@@ -232,6 +232,9 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluation.samples": 101,
     "evaluation.repeats": 3,
     "evaluation.resamples": 21,
+    "evaluation.of_sets": "minimum",
+    "evaluation.resize": "legacy-tf",
+    "evaluation.neighbours": 5,
     "max_nonfinite_steps": 21,
 }
 # Keys that say where things lie, how they are named and how they are run. The data's content is in the identity.
@@ -239,6 +242,9 @@ FREE_VALUES: dict[str, Any] = {
     "name": "other",
     "data.source": "elsewhere",
     "data.held_out": "elsewhere",
+    "evaluation.ruler": "elsewhere",
+    "evaluation.inception": "elsewhere",
+    "evaluation.dinov2": "elsewhere",
     "launch.folder": "elsewhere",
     "launch.device": "auto",
     "launch.threads": 2,

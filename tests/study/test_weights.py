@@ -134,7 +134,7 @@ def test_a_teacher_taken_as_it_is_makes_the_samples_of_its_run(
         assert_equal(averaged_weights(found, float(profile)), weights)
     assert_equal(but_weighting(trainer(homes, "scd").engine.module.state_dict()), but_weighting(weights))
     scores = [json.loads((homes.of(method) / "scores.json").read_text()) for method in ("teacher", "scd")]
-    assert [[score["steps"] for score in found["scores"]] for found in scores] == [[3], [1, 2]]
+    assert [[score["steps"] for score in found["metrics"][0]["scores"]] for found in scores] == [[3], [1, 2]]
     assert build_report(homes.study).exists()
 
 

@@ -59,9 +59,13 @@ class Encoded:
         """How many there are."""
         return len(self.names)
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the first, which all others share."""
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> tuple[int, int, int]:
         height, width, channels = next(iter(self._decoded(self.names[:1]))).shape
         return height, width, channels
 

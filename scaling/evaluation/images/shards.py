@@ -39,9 +39,13 @@ class ShardImages:
         """How many there are, whether they can be read or not."""
         return len(self.reader) if self.places is None else len(self.places)
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> tuple[int, int, int]:
         blank = torch.zeros(1, *self.reader.manifest.latent_shape)
         height, width, channels = self._decoder.latents(blank).shape[1:]
         return height, width, channels

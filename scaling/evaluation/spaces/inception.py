@@ -59,12 +59,14 @@ class InceptionSpace:
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         _check_hash(path, digest)
-        self.mode, self.device, self.bf16 = mode, torch.device(device), bf16
+        self.mode: Mode = mode
+        self.device, self.bf16 = torch.device(device), bf16
         self.scripted = _scripted(path, data) if _is_scripted(data) else None
         self.network = None if self.scripted is not None else _network(path, data)
         for module in (self.scripted, self.network):
             if module is not None:
-                module.to(device=self.device, memory_format=torch.channels_last)
+                module.to(self.device)
+                module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.about = About("inception", FEATURES, f"InceptionV3 ({path.name})", digest, mode)
 
     def require(self, shape: tuple[int, ...]) -> None:

@@ -42,7 +42,8 @@ def train(
     incomplete batch of an epoch is left out; a set smaller than a batch is one.
     """
     generator = torch.Generator().manual_seed(seed)
-    network = SmallNetwork(*images.shape[1:], classes)
+    height, width, channels = images.shape[1:]
+    network = SmallNetwork(height, width, channels, classes)
     network.initialise(generator)
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     batch = min(BATCH, len(images))
