@@ -173,8 +173,8 @@ def prepare_homes(folder: Path) -> list[Path]:
     study.folder.mkdir(parents=True)
     prepared = prepare(study.config.data, folder / "runs")
     runs = expand(study.config, study.family, prepared.data)
-    folder, cpu = StudyFolder(study.folder), torch.device("cpu")
-    write_homes(study, runs, prepared, write_references(prepared, study.config.evaluation, folder, cpu))
+    home, cpu = StudyFolder(study.folder), torch.device("cpu")
+    write_homes(study, runs, prepared, write_references(prepared, study.config.evaluation, home, cpu))
     return [study.folder / run.name for run in runs]
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from scaling.analysis.uncertainty import FloatArray, IntArray
 
@@ -118,7 +119,7 @@ def evaluate(problem: Problem, counts: Sequence[int] | IntArray) -> Design:
     before, after = (np.sqrt(_variances(problem, rows, each)) * problem.scatter for each in (0 * counts, counts))
     floored = np.array([law.e > 0 for law in problem.laws])
 
-    def mean(values: FloatArray, chosen: FloatArray) -> float:
+    def mean(values: FloatArray, chosen: npt.NDArray[np.bool_]) -> float:
         return float(np.exp(np.log(values[chosen]).mean())) if chosen.any() else math.nan
 
     ends = (mean(values, chosen) for chosen in (~floored, floored) for values in (before, after))

@@ -43,7 +43,8 @@ class SurfaceData:
 
     def rows(self) -> Rows:
         """Centred logs."""
-        return Rows(*(np.log(each) - np.log(each).mean() for each in (self.n, self.d)), np.log(self.score))
+        n, d = (np.log(each) - np.log(each).mean() for each in (self.n, self.d))
+        return Rows(n, d, np.log(self.score))
 
     def only(self, chosen: FloatArray) -> SurfaceData:
         """The rows where `chosen` [K] is true."""

@@ -101,7 +101,11 @@ def comparison_figure(found: Comparison, metric: str, n: int | None) -> Painted:
                 points = [one for one in analysis.distances if (one.method, one.steps) == (method, steps)]
                 x, y = np.array([one.macs for one in points]), np.array([one.fd.value for one in points])
                 tone, look = colour(method, methods), marker(method, steps)
-                style = {"color": tone, "linestyle": ":" if which else look.linestyle, "marker": look.marker}
+                style: dict[str, Any] = {
+                    "color": tone,
+                    "linestyle": ":" if which else look.linestyle,
+                    "marker": look.marker,
+                }
                 face = "white" if which else tone
                 bars = error_bars([one.fd for one in points]).clip(0)
                 axes.errorbar(x, y, bars, **style, markerfacecolor=face, capsize=2)

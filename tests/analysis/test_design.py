@@ -13,7 +13,7 @@ SIZES = (1.0, 2.0, 4.0, 8.0)
 def problem(power: float, *laws: Possible, hours: float = 1.0) -> Problem:
     """Sizes 1 to 8 at a price of size^power, target 16."""
     candidates = tuple(Candidate(f"s{size:g}", size, 1.0, hours * size**power) for size in SIZES)
-    return Problem(candidates, (), 16.0, laws, center=np.prod(SIZES) ** 0.25, scatter=0.05)
+    return Problem(candidates, (), 16.0, laws, center=float(np.prod(SIZES)) ** 0.25, scatter=0.05)
 
 
 def money(power: float, *laws: Possible, budget: float = 2000.0) -> list[float]:

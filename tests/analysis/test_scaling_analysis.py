@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,7 +152,7 @@ def test_one_seed_takes_the_scatter_of_the_sizes_about_the_law() -> None:
     """The closed form of a regression: s sqrt(1 + 1/n + ...) with Student's t of n - 2."""
     rows = [row for row in noisy_rows(8, 1, 0.05) if row.method == "teacher"]
     x, y = np.log([row.macs for row in rows]), np.log([row.fd for row in rows])
-    reference = stats.linregress(x, y)
+    reference: Any = stats.linregress(x, y)
     residual = y - reference.intercept - reference.slope * x
     analysis = analyse(rows, targets={"big": 5e7})
     law = analysis.laws[0]

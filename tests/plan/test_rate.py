@@ -39,10 +39,9 @@ def home(tmp_path: Path, make_study: Fixture) -> Path:
         identity=run.spec.identity(),
         spec=run.spec,
         shards=tmp_path,
-        reference=tmp_path,
+        references={},
         teacher_home=tmp_path,
         launch=config.launch,
-        **({"student_home": None} if "student_home" in RunFile.model_fields else {}),
     )
     (tmp_path / "config.yaml").write_text(dump_run(file))
     write(tmp_path / "metrics.jsonl", [3, 10, 30, 20, 1000])

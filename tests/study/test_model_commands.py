@@ -167,7 +167,7 @@ def test_mistakes_are_named(cli: Fixture, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("table", sorted(path.name for path in PUBLISHED.glob("*.csv")))
 def test_every_published_table_can_be_fitted(table: str) -> None:
-    analysis = analyse(load_table(PUBLISHED / table), resamples=100)
+    analysis = analyse(load_table(PUBLISHED / table))
     assert analysis.laws
     assert table in [name for names in TABLES.values() for name in names]
 

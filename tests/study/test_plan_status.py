@@ -22,7 +22,7 @@ from scaling.config.sections import NetworkFiles
 from scaling.config.study import StudyConfig
 from scaling.config.validation import describe, validate
 from scaling.run.home import write_model
-from scaling.run.schemas import RunScores, StepScore
+from scaling.run.schemas import RunScores
 from scaling.run.spec import PlannedRun, RunData, RunFile, RunSpec, dump_run, load_run
 from scaling.study.expand import expand
 from scaling.study.open import open_study
@@ -83,9 +83,9 @@ def states(cli: Fixture, path: Path) -> list[tuple[str, int]]:
     return [(run["state"], run["step"]) for run in json.loads(cli("study", "status", path, "--json").out)]
 
 
-SCORES = RunScores(
-    **{"study": "tiny", "run": "", "method": "teacher", "size": "xs", "seed": 0, "parameters": 1, "macs": 1},
-    **{"metric": "fd-fashion", "n": 100, "floor": 1.0, "scores": (StepScore(steps=3, nfe=5, fd=12.345),)},
+SCORES = RunScores.model_validate(
+    {"study": "tiny", "run": "", "method": "teacher", "size": "xs", "seed": 0, "parameters": 1, "macs": 1}
+    | {"metric": "fd-fashion", "n": 100, "floor": 1.0, "scores": [{"steps": 3, "nfe": 5, "fd": 12.345}]}
 )
 
 

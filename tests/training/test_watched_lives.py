@@ -13,7 +13,7 @@ import pytest
 
 from tests.ranks import context
 from tests.study.conftest import Homes
-from tests.training.kills import _main, configure, finish, lines, reset, small_study
+from tests.training.kills import configure, finish, lines, reset, run_rank, small_study
 from tests.training.test_trackers import rows
 
 GRIDS = [4, 8, 12, 16]
@@ -72,4 +72,4 @@ def life(home: Path) -> ForkServerProcess:
 
 def _live(home: str) -> None:
     os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true")
-    _main({}, home)
+    run_rank({}, home)
