@@ -111,15 +111,16 @@ def study_logs(
     run: Annotated[str, typer.Argument(metavar="RUN", help="the run, or how its name begins, such as scd-xs")],
     overrides: Overrides = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run has ended")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print what a run said, on this machine or on a cluster."""
+    """Print what a run said, on this machine or on a cluster; as JSON an object a line."""
     from scaling.study.logs import find_run, lines
     from scaling.study.open import open_study
     from scaling.study.status import has_ended
 
     home = find_run(open_study(study, overrides or []).folder, run)
     for line in lines(home, follow=follow, ended=lambda: has_ended(home)):
-        print(line, flush=follow)
+        print(json.dumps({"run": home.name, "line": line}) if as_json else line, flush=follow)
 
 
 ClusterFile = Annotated[

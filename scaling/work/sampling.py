@@ -162,7 +162,10 @@ def hold(path: Path, device: torch.device) -> Held:
         return Held(saved.description.run, saved.network().to(device), saved.sha256)
     found = find_checkpoint(path)
     loaded = checkpoint.load(found)
+    if "spec" not in loaded.metadata:
+        raise CheckpointError(f"{found}: does not say of which run it is: not written by trigscale")
     spec = validate(RunSpec, loaded.metadata["spec"], f"{found}: spec")
+    checkpoint.require(loaded, spec.identity())
     return Held(spec, load_network(loaded, spec, device), sha256_file(found / MANIFEST))
 
 

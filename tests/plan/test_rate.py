@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from models.family import count_macs
+from scaling.config.sections import NetworkFiles
 from scaling.config.validation import ConfigError
 from scaling.plan.accelerators import ACCELERATORS
 from scaling.plan.rate import assumed_rate, measured_rate
@@ -40,6 +41,7 @@ def home(tmp_path: Path, make_study: Fixture) -> Path:
         spec=run.spec,
         shards=tmp_path,
         references={},
+        networks=NetworkFiles(),
         teacher_home=tmp_path,
         launch=config.launch,
     )

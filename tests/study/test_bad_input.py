@@ -89,7 +89,7 @@ MISTAKES = {
     ),
     "no equals sign": (["teacher.steps"], ["override 'teacher.steps'", "write it as key=value"]),
     "no key": (["=3"], ["override '=3'", "write it as key=value"]),
-    "deep": ([f"{'a.' * 2000}b=1"], ["override 'a.a.a.", "sections lie more than 20 deep: take out dots"]),
+    "deep": ([f"{'a.' * 2000}b=1"], ["override 'a.a.a.", "more than 20 sections deep: take dots out"]),
     "into a value": (["name.first=x"], ["override 'name.first=x'", "name holds 'tiny', not a section"]),
     "value": (
         ["sizes=[xs"],
@@ -400,11 +400,11 @@ def test_a_config_edited_by_hand(tmp_path: Path, homes: Fixture, write_study: Fi
     ("text", "parts"),
     [
         ("method,steps,nfe,size,macs\n", ["line 1: no column 'fd'"]),
-        ("method,steps,nfe,size,macs,fd,fdd\n", ["line 1: unknown column 'fdd'; did you mean 'fd'?"]),
+        ("method,steps,nfe,size,macs,fdd\n", ["line 1: unknown column 'fdd'; did you mean 'fd'?"]),
         ("method,steps,nfe,size,macs,fd\nscd,1,1,s,1e6\n", ["line 2: 5 values for 6 columns"]),
         ("method,steps,nfe,size,macs,fd\nscd,1,1,s,1e6,x\n", ["line 2, column fd: 'x' is not a number above 0"]),
         ("method,steps,nfe,size,macs,fd\n", ["a header but no rows"]),
-        ("", ["line 1: no column 'method'"]),
+        ("", ["line 1: no column 'fd'"]),
         ("\xff\x00", ["cannot be read as UTF-8"]),
     ],
 )

@@ -242,6 +242,12 @@ FREE_VALUES: dict[str, Any] = {
     "name": "other",
     "data.source": "elsewhere",
     "data.held_out": "elsewhere",
+    "data.workers": 3,
+    "data.read_ahead": 5,
+    "data.cache": "elsewhere",
+    "data.cache_gb": 2.5,
+    "data.on_bad_shard": "skip",
+    "data.bad_share": 0.02,
     "evaluation.ruler": "elsewhere",
     "evaluation.inception": "elsewhere",
     "evaluation.dinov2": "elsewhere",
@@ -271,7 +277,17 @@ FREE_VALUES: dict[str, Any] = {
 # The family counts by the networks in it, methods by which runs there are, the encoder beside the data's content,
 # weights by theirs (test_weights.py); sCT is refused guidance, and students with guidance need one strength for each
 # number of steps.
-OTHERWISE = {"family", "methods", "data.encoder", "teacher.weights", "sct.guidance", "sampling.student_steps"}
+# The weights of a VAE are in the identity, its folder is not (tests/data); blocks count where there are windows.
+OTHERWISE = {
+    "family",
+    "methods",
+    "data.encoder",
+    "data.vae",
+    "data.window_block",
+    "teacher.weights",
+    "sct.guidance",
+    "sampling.student_steps",
+}
 
 
 def changed(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def moments(folder: Path, std: float) -> Path:
     samples = [(np.full((8, 8, 8), std, np.float16), 0) for _ in means]
     for (array, _), mean in zip(samples, means, strict=True):
         array[:4] = mean
-    write_shards(samples, folder, dataset="m", encoder="fashion-s2d-v1", num_classes=10)
+    manifest = write_shards(samples, folder, dataset="m", encoder="fashion-s2d-v1", num_classes=10)
+    replace(manifest, moments=True).save(folder)
     return folder
 
 
