@@ -276,13 +276,13 @@ FREE_VALUES: dict[str, Any] = {
 }
 # The family counts by the networks in it, methods by which runs there are, the encoder beside the data's content,
 # weights by theirs (test_weights.py); sCT is refused guidance, and students with guidance need one strength for each
-# number of steps.
-# The weights of a VAE are in the identity, its folder is not (tests/data); blocks count where there are windows.
+# number of steps. Windows and a VAE's weights stand beside the data's content too.
 OTHERWISE = {
     "family",
     "methods",
     "data.encoder",
     "data.vae",
+    "data.window_blocks",
     "data.window_block",
     "teacher.weights",
     "sct.guidance",
