@@ -70,7 +70,7 @@ def signal_rows(trials: Trials) -> Iterator[Row]:
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
             time.sleep(milliseconds / 1000)
             process.send_signal(number)
-            said = process.communicate()[1].splitlines()
+            said = [line for line in process.communicate()[1].splitlines() if not line.startswith("These images")]
             left = subprocess.run(["pgrep", "-fc", str(folder)], capture_output=True, text=True).stdout.strip()
             last = "; ".join(said[-2:]) if process.returncode > 0 else f"nothing ({len(said)} lines): it was Python"
             rows.append([number.name, milliseconds, process.returncode, last.replace(str(folder), "..."), left])

@@ -130,6 +130,7 @@ def test_what_the_cluster_cannot_give_is_found_before_anything_is_submitted(
 def test_a_job_that_never_began_says_why(bench: Bench) -> None:
     """A failing line of setup ends the job; a folder for its log that the node does not have, before it starts."""
     bench.with_settings(setup=("module load nothing-here",)).put(bench.job("setup", 1))
+    bench.ended()
     bench.put(bench.job("log", 1), request=Request(minutes=10, cpus_per_task=1, options=(("hold", True),)))
     bench.submissions.logs.rename(bench.folder / "elsewhere")
     bench.cluster.call("scontrol", "release", bench.id("log"))
