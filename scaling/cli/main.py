@@ -70,5 +70,7 @@ def run_cli(command: Callable[[], Any]) -> int:
 
 def run() -> int:
     """Run the command that was given to this process and return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("scaling", "slurm", "data_pipeline", "models"):  # libraries speak up only when something is wrong
+        logging.getLogger(name).setLevel(logging.INFO)
     return run_cli(app)

@@ -20,6 +20,7 @@ from scaling.report.style import (
     QUIET,
     EndLabel,
     colour,
+    compute_axis,
     draw,
     draw_vector,
     end_labels,
@@ -73,7 +74,7 @@ def sampling_figure(analysis: Analysis, metric: str, n: int) -> Painted:
             axes.plot(x, y, color=tone, linewidth=1.2, linestyle=marker(method, steps).linestyle)
             _points(axes, x, y, error_bars([one.fd for one in points]), method, steps, tone)
             labels.append(EndLabel(float(x[-1]), float(y[-1]), curve_label(method, steps), tone))
-        axes.set_xscale("log")
+        compute_axis(axes)
         axes.set_xlabel("Multiply-adds (MACs) of one sample, all evaluations")
         value_limits(axes, [one.fd for one in analysis.distances])
         axes.set_ylabel(f"{metric} at N = {n:,}")

@@ -24,6 +24,7 @@ COLOURS = {"teacher": "#333333", "scd": "#0072B2", "sct": "#D55E00"}
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, QUIET, HAIR = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 DPI = 200
+FEW_TICKS = 4  # on an axis as wide as half a page
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -114,6 +115,15 @@ def macs_axis(axes: Axes, sizes: Mapping[str, float]) -> None:
     axes.set_xticklabels([f"{name}\n{quantity(macs)}" for name, macs in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("Size and multiply-adds (MACs) per forward pass")
+
+
+def compute_axis(axes: Axes) -> None:
+    """A log axis of multiply-adds with a few round ticks in words, as wide as what is painted."""
+    axes.set_xscale("log")
+    ticks = round_ticks(*axes.get_xlim())
+    axes.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // FEW_TICKS)]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def log_values(axes: Axes, low: float, high: float) -> None:

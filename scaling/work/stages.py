@@ -40,9 +40,8 @@ def run(folder: Path, stop: StopRequest) -> None:
         raise ConfigError(f"{home.config}: is of run {config.spec.name()}: launch the study again to write it anew")
     if os.environ.get("RANK", "0") == "0" and home.is_done():
         return
-    stop.within(config.launch.stop_seconds)
     torch.set_num_threads(config.launch.threads)
-    with joined(pick_device(config.launch)) as world:
+    with stop.within(config.launch.stop_seconds), joined(pick_device(config.launch)) as world:
         clock = _clock(config, home) if world.leads else None
         with _timed(clock, "train"):
             _train(config, folder, world, stop)

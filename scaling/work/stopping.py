@@ -6,8 +6,8 @@ import os
 import select
 import signal
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from slurm.interrupts import STOPPING
@@ -37,18 +37,26 @@ class StopRequest:
     def _orphaned(self) -> bool:
         return self._launcher is not None and os.getppid() != self._launcher
 
-    def within(self, seconds: float) -> None:
-        """End the process with EXIT_AGAIN if it is still there `seconds` after it was asked to stop.
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """End the process with EXIT_AGAIN if it is still in the block `seconds` after it was asked to stop.
 
         A step may be longer than that, or wait for a rank that is dead; what is lost is the time since the last
         checkpoint. A thread does it, since Python's own handlers wait until the main thread is back from a library.
         """
-        threading.Thread(target=self._end, args=(seconds,), daemon=True).start()
+        over = threading.Event()
+        threading.Thread(target=self._end, args=(seconds, over), daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
-    def _end(self, seconds: float) -> None:
+    def _end(self, seconds: float, over: threading.Event) -> None:
         while not self._orphaned() and not select.select(self._pipe[:1], (), (), LOOK_SECONDS)[0]:
-            pass
-        time.sleep(seconds)
+            if over.is_set():
+                return
+        if over.wait(seconds):
+            return
         told = f"asked to stop {seconds:g} s ago (launch.stop_seconds) and not done: ended; the last checkpoint stays\n"
         os.write(2, told.encode())
         os._exit(EXIT_AGAIN)

@@ -89,21 +89,25 @@ STOPPING = """
 import os, sys, time
 from scaling.work.stopping import StopRequest
 stop = StopRequest()
-stop.within(float(sys.argv[1]))
-print("ready", flush=True)
-while not (stop() and sys.argv[2] == "heeds"):
-    time.sleep(0.01)
+with stop.within(float(sys.argv[1])):
+    print("ready", flush=True)
+    while not (stop() and sys.argv[2] == "heeds"):
+        time.sleep(0.01)
+time.sleep(float(sys.argv[3]))  # done in time: nobody ends it any more
 sys.exit(3)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
-@pytest.mark.parametrize(("seconds", "manner", "code"), [("100", "heeds", 3), ("0.2", "ignores", 75)])
+@pytest.mark.parametrize(
+    ("seconds", "manner", "later", "code"),
+    [("100", "heeds", "0", 3), ("0.2", "ignores", "0", 75), ("0.3", "heeds", "0.6", 3)],
+)
 def test_a_stop_is_heeded_or_ends_the_process_in_time(
-    number: signal.Signals, seconds: str, manner: str, code: int
+    number: signal.Signals, seconds: str, manner: str, later: str, code: int
 ) -> None:
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", STOPPING, seconds, manner]
+    command = [sys.executable, "-c", STOPPING, seconds, manner, later]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
