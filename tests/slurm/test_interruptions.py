@@ -43,8 +43,8 @@ def requeue(bench: Bench, name: str) -> None:
 
 
 def kill_rank(bench: Bench, name: str) -> None:
-    pid = int((bench.folder / name / "begun-0").read_text() or 0)
-    os.kill(pid, signal.SIGKILL)
+    if pid := (bench.folder / name / "begun-0").read_text():  # empty while it begins
+        os.kill(int(pid), signal.SIGKILL)
 
 
 def forgotten(bench: Bench, name: str) -> None:
