@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def command(*words: str) -> int:
 class Never:
     """A stop request that nobody makes."""
 
-    def within(self, seconds: float) -> None:
-        pass
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def __call__(self) -> bool:
         return False

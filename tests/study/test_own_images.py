@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ class Never:
     def __call__(self) -> bool:
         return False
 
-    def within(self, seconds: float) -> None:
-        pass
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def run_here(graph: JobGraph, **_: Any) -> None:
