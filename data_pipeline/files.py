@@ -31,18 +31,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: the folder is missing, not writable or full; names `path`.
     """
-    partial = _partial_name(path)
-    try:
-        with naming(path):
-            with partial.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
-            fsync_folder(path.parent)
-    finally:
-        with suppress(OSError):  # the first error is the one to report
-            partial.unlink(missing_ok=True)
+    with appearing(path) as stream:
+        stream.write(data)
 
 
 @contextmanager
