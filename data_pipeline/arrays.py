@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -42,15 +43,20 @@ def _check_size(path: Path, archive: zipfile.ZipFile, name: str) -> None:
     """DataError where the header of an array claims another size than the archive holds of it."""
     member = archive.getinfo(f"{name}.npy")
     with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
+        shape, _, dtype = read_header(stream)
         held = member.file_size - stream.tell()
     if not dtype.hasobject and math.prod(shape) * dtype.itemsize != held:
         raise DataError(
             f"{path}: the header of `{name}` claims {dtype} {list(shape)}, but {held:,} bytes follow it: the file is "
             "damaged, make it again"
         )
+
+
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and dtype of a .npy file, whose data follow. ValueError where it is none."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
 
 
 def _listed(names: tuple[str, ...]) -> str:

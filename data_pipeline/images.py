@@ -34,10 +34,3 @@ def load_images(path: Path) -> LabelledImages:
     require_full_range(images, str(path))
     labels = require_labels(labels, len(images), str(path))
     return LabelledImages(images, labels, int(labels.max()) + 1)
-
-
-def load_samples(path: Path) -> np.ndarray:
-    """The `images` of an .npz file that others made, uint8 [N, H, W, C], labels or none. DataError names the file."""
-    images = require_images(load_arrays(path, "images")[0], str(path))
-    require_full_range(images, str(path))
-    return images

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from data_pipeline.arrays import load_arrays
+from data_pipeline.arrays import load_arrays, read_header
 from data_pipeline.manifest import DataError
 from data_pipeline.pixels import require_images
 
@@ -68,7 +68,7 @@ class ImageFile:
         each = height * width * channels
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.array}.npy") as stream:
-                _read_header(stream)
+                read_header(stream)
                 for start in range(0, self.count, size):
                     held = min(size, self.count - start)
                     data = stream.read(held * each)
@@ -85,7 +85,7 @@ def _header(path: Path, array: str) -> tuple[tuple[int, ...], np.dtype]:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(f"{array}.npy")
             with archive.open(info) as stream:
-                shape, fortran, dtype = _read_header(stream)
+                shape, fortran, dtype = read_header(stream)
                 held = info.file_size - stream.tell()
     except (zipfile.BadZipFile, KeyError, ValueError, OSError):
         loaded = load_arrays(path, array)[0]
@@ -94,9 +94,3 @@ def _header(path: Path, array: str) -> tuple[tuple[int, ...], np.dtype]:
         loaded = load_arrays(path, array)[0]  # raises, but for a Fortran order
         raise DataError(f"{path}: `{array}` is {loaded.dtype} in Fortran order: np.ascontiguousarray before saving")
     return shape, dtype
-
-
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)

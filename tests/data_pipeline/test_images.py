@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.images import load_images, load_samples
+from data_pipeline.images import load_images
 from data_pipeline.labels import describe_classes
 from data_pipeline.manifest import DataError
 from data_pipeline.pixels import require_images
+from scaling.evaluation.images.sets import open_images
 
 
 def random_images(*shape: int) -> np.ndarray:
@@ -28,7 +29,8 @@ def test_npz(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert loaded.labels.dtype == np.int64
     assert loaded.labels.tolist() == [0, 2, 1, 0, 2]
     assert (loaded.num_classes, loaded.class_names) == (3, None)
-    np.testing.assert_array_equal(load_samples(tmp_path / "a.npz"), loaded.images)
+    samples = np.concatenate(list(open_images(tmp_path / "a.npz").batches(2)))
+    np.testing.assert_array_equal(samples, loaded.images)
 
 
 GOOD: dict[str, Any] = {"images": random_images(4, 6, 6), "labels": np.arange(4)}
@@ -127,7 +129,7 @@ def test_files_that_are_no_npz(tmp_path: Path, data: bytes) -> None:
 def test_files_of_another_kind_are_called_by_it(tmp_path: Path, data: bytes, what: str) -> None:
     (tmp_path / "a.npz").write_bytes(data)
     with pytest.raises(DataError, match=rf"a\.npz is {what}.*an \.npz file that holds an array `images`"):
-        load_samples(tmp_path / "a.npz")
+        open_images(tmp_path / "a.npz")
 
 
 def test_a_header_that_claims_more_than_the_file_holds_allocates_nothing(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_a_header_that_claims_more_than_the_file_holds_allocates_nothing(tmp_pat
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("images.npy", buffer.getvalue() + bytes(100))
     with pytest.raises(DataError, match=r"`images` claims uint8 \[1073741824, 6, 6, 1\], but 100 bytes follow it"):
-        load_samples(tmp_path / "a.npz")
+        open_images(tmp_path / "a.npz")
 
 
 def test_flipped_bytes_of_an_npz_are_refused_or_harmless(tmp_path: Path) -> None:

@@ -115,8 +115,10 @@ def _open_folder(path: Path) -> Images:
 
 
 def _open_npz(path: Path) -> Images:
-    with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else _no_archive(path) as archive:
-        held = set(archive.namelist())
+    held: set[str] = set()
+    if zipfile.is_zipfile(path):  # of what is no archive ImageFile says what it is
+        with zipfile.ZipFile(path) as archive:
+            held.update(archive.namelist())
     array = next((name for name in ARRAYS if f"{name}.npy" in held), ARRAYS[0])
     return ImageFile.open(path, array)
 
