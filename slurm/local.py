@@ -160,7 +160,7 @@ class _Launch:
 
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(job.log, "ab", opener=_not_through_links) as log:
+        with open(job.log, "ab", opener=not_through_links) as log:
             try:
                 process = subprocess.Popen(
                     job.command,
@@ -212,7 +212,7 @@ class _Launch:
         time.sleep(self.poll_seconds)
 
 
-def _not_through_links(path: str, flags: int) -> int:
+def not_through_links(path: str, flags: int) -> int:
     """A log lies where others may write: behind a link it would be another file, at a pipe the launcher would wait."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from slurm.attempts import begin, code_of, end, starts
 from slurm.graph import Job
 from slurm.interrupts import STOPPING
+from slurm.local import not_through_links
 from slurm.private import read_record
 from slurm.redaction import Redactor
 from slurm.restarts import AGAIN, FAILED, Attempt, Decision, Verdict, decide, progress
@@ -114,8 +115,7 @@ class Supervisor:
         environment = {**os.environ, ADDRESS: os.environ["SLURMD_NODENAME"], PORT: str(free_port())}
         self.job.log.parent.mkdir(parents=True, exist_ok=True)
         redact = Redactor()
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        with os.fdopen(os.open(self.job.log, flags, 0o644), "a", encoding="utf-8") as log:
+        with open(self.job.log, "a", encoding="utf-8", opener=not_through_links) as log:
             log.write(f"start {path.name} as job {self.id} on {os.environ.get('SLURM_JOB_NODELIST', '')}\n")
             log.flush()
             step = subprocess.Popen(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,8 +103,3 @@ def of_sets(judged: Sequence[Judged], which: Literal["mean", "minimum"]) -> dict
     error = float(np.sqrt(np.sum(np.square(errors))) / len(judged)) if whole else None
     bias = float(np.mean(biases)) if len(biases) == len(judged) else None
     return {**Judged(float(np.mean(values)), error, judged[0].method, bias).facts(), "repeats": values}
-
-
-def ratios_to_floor(values: Mapping[str, float], floors: Mapping[str, float]) -> dict[str, float]:
-    """Each distance over its own floor, real against real at the same N."""
-    return {name: value / floors[name] for name, value in values.items() if floors.get(name, 0) > 0}

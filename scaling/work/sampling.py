@@ -190,8 +190,3 @@ def find_checkpoint(path: Path) -> Path:
             "made by `trigscale model ema`"
         )
     return path
-
-
-def one_process() -> World:
-    """The world of a command that was started alone."""
-    return World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
