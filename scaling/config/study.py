@@ -14,7 +14,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from data_pipeline.text import is_safe
 from scaling.config.families import CONFIGS
+from scaling.config.methods import PARTS
 from scaling.config.sections import (
+    LABELS,
     METHODS,
     ConsistencyRecipe,
     Data,
@@ -85,9 +87,10 @@ class StudyConfig(Section):
                 raise ValueError(f"{name}: {list(values)} repeats an entry: name each once")
         if "teacher" not in self.methods:
             raise ValueError("methods: add teacher: every student is compared with the teacher of its size")
-        if "vsd" in self.methods and "scd" not in self.methods:
-            raise ValueError("methods: add scd: vsd starts from the sCD student of its size")
         for method in self.methods:
+            for parent in PARTS[method].parents:
+                if parent not in self.methods:
+                    raise ValueError(f"methods: add {parent}: {method} starts from the {LABELS[parent]} student of its size")
             if getattr(self, method) is None:
                 raise ValueError(f"{method}: methods names it but the file has no section {method}: add one")
         if "own" in self.evaluation.spaces and self.evaluation.ruler is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from models.family import Family, network_config
+from scaling.config.methods import PARTS
 from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Teacher, TeacherRecipe, VsdRecipe
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
@@ -27,13 +29,17 @@ def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun
             weights = at_rest[size]
             teacher = make("teacher", weights=weights)
             runs.append(PlannedRun(teacher, None, weights.folder if weights else None))
-            for method in study.methods:
-                if method in ("scd", "sct"):
-                    runs.append(PlannedRun(make(method, teacher), teacher))
-            if "vsd" in study.methods:
-                student = make("scd", teacher)
-                runs.append(PlannedRun(make("vsd", teacher, student), student))
+            made: dict[Method, RunSpec] = {"teacher": teacher}
+            for method in sorted(set(study.methods) - {"teacher"}, key=partial(_rank, study.methods)):
+                parents = [made[parent] for parent in PARTS[method].parents]
+                made[method] = make(method, *parents)
+                runs.append(PlannedRun(made[method], parents[-1]))
     return runs
+
+
+def _rank(methods: Sequence[Method], method: Method) -> tuple[int, int]:
+    """A method comes after those that it starts from, else in the order of the file."""
+    return len(PARTS[method].parents), methods.index(method)
 
 
 def _spec(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
+from scaling.config.methods import PARTS, NetworkName
 from scaling.config.sections import ConsistencyRecipe
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunSpec
@@ -48,8 +49,16 @@ def build_network(config: NetworkConfig, seed: int) -> TrigFlowNet:
     return net
 
 
+def first_networks(spec: RunSpec, origin: Origin | None) -> dict[NetworkName, TrigFlowNet]:
+    """The networks in training of a run before its first step, by name, on the CPU.
+
+    RuntimeError where the origin's state does not fit.
+    """
+    return {PARTS[spec.method].trained[0]: first_network(spec, origin)}
+
+
 def first_network(spec: RunSpec, origin: Origin | None) -> TrigFlowNet:
-    """The network of a run before its first step, on the CPU; RuntimeError where the origin's state does not fit.
+    """The network that a run is sampled with, before its first step.
 
     One that is trained on gets a fresh weighting w(t): its loss has another scale than that which its weights come
     from, a student's than its teacher's, and a TrigFlow teacher's than EDM2's.
