@@ -34,14 +34,15 @@ class Parts:
     """A method without its losses.
 
     trained: networks with weights, moments and checkpoints of their own; the first is averaged, sampled and distilled.
-    frozen: networks that it only evaluates. parents: methods of the same size and seed whose runs come before, the
-    direct one last. passes: of a step, in order.
+    frozen: networks that it only evaluates. parents: methods of the same size and seed whose runs come before, the one
+    that it starts from last. passes: of a step, in order. one_step: whether it makes a generator of one step alone.
     """
 
     trained: tuple[NetworkName, ...]
     passes: tuple[Pass, ...]
     frozen: tuple[NetworkName, ...] = ()
     parents: tuple[Method, ...] = ()
+    one_step: bool = False
 
     @property
     def tangents(self) -> bool:
@@ -51,17 +52,15 @@ class Parts:
 
 _CONSISTENCY = Pass(STUDENT, tangent=True, gradient=True)
 _SCORE = Pass(TEACHER, guided=True)
+# The paper says that the fake score is updated once per update of the generator; that the sample of the VSD loss is a
+# pass of its own, beside that of the sCD loss, is our reading.
+_VSD = (Pass(STUDENT, gradient=True), _SCORE, Pass(FAKE), Pass(FAKE, gradient=True))
 PARTS: dict[Method, Parts] = {
     "teacher": Parts((TEACHER,), (Pass(TEACHER, gradient=True),)),
     "sct": Parts((STUDENT,), (_CONSISTENCY,), parents=("teacher",)),
     "scd": Parts((STUDENT,), (_SCORE, _CONSISTENCY), (TEACHER,), ("teacher",)),
-    # That the sample of the VSD loss is a pass of its own, beside that of the sCD loss, is our reading of the paper.
-    "vsd": Parts(
-        (STUDENT, FAKE),
-        (_SCORE, _CONSISTENCY, Pass(STUDENT, gradient=True), _SCORE, Pass(FAKE), Pass(FAKE, gradient=True)),
-        (TEACHER,),
-        ("teacher", "scd"),
-    ),
+    "vsd": Parts((STUDENT, FAKE), _VSD, (TEACHER,), ("teacher",), one_step=True),
+    "scd_vsd": Parts((STUDENT, FAKE), (_SCORE, _CONSISTENCY, *_VSD), (TEACHER,), ("teacher", "scd")),
 }
 
 

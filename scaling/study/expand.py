@@ -7,7 +7,15 @@ from functools import partial
 
 from models.family import Family, network_config
 from scaling.config.methods import PARTS
-from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Teacher, TeacherRecipe, VsdRecipe
+from scaling.config.sections import (
+    ConsistencyRecipe,
+    Method,
+    ScdVsdRecipe,
+    StudentRecipe,
+    Teacher,
+    TeacherRecipe,
+    VsdRecipe,
+)
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.evaluation.spaces.files import network_hashes
@@ -56,7 +64,7 @@ def _spec(
     recipe = study.recipe(method, size)
     if isinstance(recipe, Teacher):  # without the folder of its weights, which may be moved
         recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
-    assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe), "the kinds of recipe"
+    assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe | ScdVsdRecipe), "the kinds of recipe"
     guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
     network = weights.config if weights else family.size(size)
     if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:

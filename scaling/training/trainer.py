@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -72,17 +72,18 @@ class Trainer:
         launch: Launch,
         world: World,
         loading: Loading = PLAIN,
+        start: Origin | None = None,
     ) -> None:
         """Before the first step. origin: the teacher of a student, or the network at rest that a teacher starts from.
 
-        RuntimeError where the origin's network is not that which the run should start from; ParallelError where the
-        strategy cannot be had.
+        start: the network that a student goes on from, where that is not the teacher. RuntimeError where either is not
+        the network which the run should start from; ParallelError where the strategy cannot be had.
         """
         assert origin is not None or not isinstance(spec.recipe, StudentRecipe), "a student's run names its teacher"
         self.spec, self.world = spec, world
         self.batches = Batches(spec, reader, world, launch.microbatch, loading)
         self.engines: dict[NetworkName, Engine] = {}
-        for name, net in first_networks(spec, origin).items():
+        for name, net in first_networks(spec, origin, start).items():
             self.engines[name] = _engine(net, launch, world)
         self.main = PARTS[spec.method].trained[0]
         self.engine = self.engines[self.main]
@@ -130,6 +131,8 @@ class Trainer:
                 with engine.micro(last=n == passes and turn is final[turn.network]):
                     losses = self.loss(batch, turn)
                     engine.backward(losses.loss * (self.scale.value / passes))
+                if losses.drawn is not None:
+                    batch = replace(batch, drawn=losses.drawn)
                 for name, value in {"loss": losses.loss.detach(), **losses.log}.items():
                     key = self._key(turn.network, name)
                     means[key] = means.get(key, 0) + value / passes
