@@ -25,7 +25,13 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Guidance = Annotated[float, Field(ge=0)]
 RelativeWidth = Annotated[float, Field(gt=0, lt=0.28)]  # a power-function profile can be no wider
 EMBEDDED = "fashion"  # the source that is part of the package
+MOST_DOUBLINGS = 12  # of the number of steps: 2^13 of them, at a relative distance of 1e-4
 PROFILE = "its sigma_rel (below 1), or its half-life in images (from 1 on)"
+
+
+def later(default: Any, description: str) -> Any:
+    """A key that came after the first runs: where it says nothing new it is left out of what runs are known by."""
+    return Field(default=default, description=description, exclude_if=lambda value: value == default)
 
 
 class Recipe(Section):
@@ -77,8 +83,8 @@ class StudentRecipe(Recipe):
     warmup_steps: int = Field(
         default=10000, ge=0, description="H: steps over which the tangent's second term rises to full"
     )
-    tangent: Literal["normalize", "clip"] = Field(
-        default="normalize", description="g/(||g||+c), or g limited to [-1, 1]"
+    tangent: Literal["normalize", "clip", "raw"] = Field(
+        default="normalize", description="g/(||g||+c), g limited to [-1, 1], or g as it is"
     )
     tangent_norm: Literal["l2", "rms"] = Field(default="l2", description="which norm of a sample's tangent ||g|| is")
     tangent_constant: PositiveFloat = Field(default=0.1, description="c of the tangent normalisation")
@@ -86,10 +92,55 @@ class StudentRecipe(Recipe):
         default=None, description="interval of the guidance strength s ~ U[low, high] that is distilled; null: none"
     )
 
+    derivative: Literal["rearranged", "plain", "central", "backward"] = later(
+        "rearranged",
+        "dF/dt by forward mode with cos t sin t inside the JVP or (plain) behind it, or by a difference of F: central, "
+        "or backward, the discrete limit",
+    )
+    derivative_step: PositiveFloat = later(0.01, "step of central and backward differences, radians")
+    adaptive_weighting: bool = later(
+        True, "train the weighting w(t) beside the model; false: the prior 1/(sigma_d tan t) alone"
+    )
+    discrete_steps: int | None = later(
+        None,
+        "N: discrete-time consistency model between neighbours of N of EDM's noise levels (rho 7); null: continuous",
+    )
+    discrete_double_every: Positive | None = later(
+        None, "steps after which neighbours come twice as near, discrete-time training as in ECT; null: continuous"
+    )
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether it compares two times of a trajectory, and has no tangent."""
+        return self.discrete_steps is not None or self.discrete_double_every is not None
+
     @model_validator(mode="after")
     def _interval_rises(self) -> StudentRecipe:
         if self.guidance is not None and self.guidance[0] > self.guidance[1]:
             raise ValueError(f"guidance: {list(self.guidance)} falls: write [low, high]")
+        return self
+
+    @model_validator(mode="after")
+    def _discrete_means_something(self) -> StudentRecipe:
+        if not self.is_discrete:
+            return self
+        if self.discrete_steps is not None and self.discrete_double_every is not None:
+            raise ValueError(
+                "discrete_steps: fixes the distance that discrete_double_every halves: keep one of the two"
+            )
+        if self.discrete_steps is not None and self.discrete_steps < 2:
+            raise ValueError(
+                f"discrete_steps: {self.discrete_steps} leaves no time between noise and data whose prediction could "
+                "be the target: write 2 or more; the paper's are 256 to 4096"
+            )
+        every = self.discrete_double_every
+        if every is not None and self.steps > MOST_DOUBLINGS * every:
+            raise ValueError(
+                f"discrete_double_every: {every} doubles more than {MOST_DOUBLINGS} times in {self.steps} steps, and "
+                f"float32 cannot tell such neighbours: write {-(-self.steps // MOST_DOUBLINGS)} or more"
+            )
+        if self.derivative != "rearranged":
+            raise ValueError(f"derivative: {self.derivative}, but discrete-time training has no derivative: remove one")
         return self
 
 

@@ -7,6 +7,7 @@ is trained beside it. All losses are means over the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,11 @@ class Batch:
     labels: Tensor
     dropout: Dropout | None = None
     guidance: Tensor | None = None
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What the network is told beside x, t and labels, as its keywords."""
+        return {"guidance": self.guidance, "drop": self.dropout}
 
     @property
     def x_t(self) -> Tensor:
@@ -56,6 +62,14 @@ def draw_noise(normal: Tensor) -> Tensor:
 def adaptive_loss(squared_error: Tensor, weight: Tensor) -> Tensor:
     """mean over the batch of e^w / D ||.||^2 - w; squared_error is the mean over D already, both [B]."""
     return (torch.exp(weight) * squared_error - weight).mean()
+
+
+def weighted_loss(squared_error: Tensor, weight: Tensor, adaptive: bool) -> Tensor:
+    """`adaptive_loss`, or without it the mean of the squared errors."""
+    if adaptive:
+        return adaptive_loss(squared_error, weight)
+    # Sharded strategies wait for a gradient of every parameter, those of w(t) too.
+    return squared_error.mean() + 0 * weight.sum()
 
 
 def mean_square(x: Tensor) -> Tensor:

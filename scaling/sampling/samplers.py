@@ -11,20 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.trigflow import SIGMA_DATA, SIGMA_MAX, T_MAX, denoise, time_from_sigma
-
-SIGMA_MIN = 0.002
-RHO = 7.0
+from models.trigflow import SIGMA_DATA, T_MAX, denoise, edm_times
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # F at (x / sigma_data, t): [B, C, H, W], [B] -> [B, C, H, W]
-
-
-def edm_times(steps: int) -> Tensor:
-    """t of EDM's noise levels from sigma 80 to 0.002 with rho 7 (Karras et al. 2022, Eq. 5), then 0: [steps + 1]."""
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
-    low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
-    sigma = (high + ramp * (low - high)) ** RHO
-    return time_from_sigma(torch.cat([sigma, sigma.new_zeros(1)]))
 
 
 def sample_teacher(f: Velocity, noise: Tensor, steps: int) -> Tensor:

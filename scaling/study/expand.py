@@ -6,7 +6,7 @@ from functools import partial
 
 from models.family import Family, network_config
 from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Teacher, TeacherRecipe, VsdRecipe
-from scaling.config.study import StudyConfig
+from scaling.config.study import Entry, StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.evaluation.spaces.files import network_hashes
 from scaling.run.spec import PlannedRun, RunData, RunSpec
@@ -33,6 +33,9 @@ def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun
             if "vsd" in study.methods:
                 student = make("scd", teacher)
                 runs.append(PlannedRun(make("vsd", teacher, student), student))
+            for name in study.variants:
+                varied = study.variant(name, size)
+                runs.append(PlannedRun(make(varied.method, teacher, varied=varied), teacher))
     return runs
 
 
@@ -46,8 +49,9 @@ def _spec(
     teacher: RunSpec | None = None,
     student: RunSpec | None = None,
     weights: SavedModel | None = None,
+    varied: Entry | None = None,
 ) -> RunSpec:
-    recipe = study.recipe(method, size)
+    recipe = varied.recipe if varied else study.recipe(method, size)
     if isinstance(recipe, Teacher):  # without the folder of its weights, which may be moved
         recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
     assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe), "the kinds of recipe"
@@ -60,6 +64,7 @@ def _spec(
         )
     return RunSpec(
         method=method,
+        variant=varied.variant if varied else None,
         size=size,
         seed=seed,
         precision=study.precision,

@@ -36,7 +36,7 @@ class Batches:
         self, spec: RunSpec, reader: LatentReader, world: World, microbatch: int, loading: Loading = PLAIN
     ) -> None:
         """microbatch: images of a pass; 0: the rank's whole share. ConfigError where shares would be unequal."""
-        check_devices(f"{spec.method}-{spec.size}", spec.recipe.batch, world.size, microbatch)
+        check_devices(f"{spec.label}-{spec.size}", spec.recipe.batch, world.size, microbatch)
         self.spec, self.reader, self.world = spec, reader, world
         self.encoder = spec.data.latent_encoder()
         window = spec.data.window

@@ -84,10 +84,10 @@ def _check_starts(study: StudyConfig, family: Family, size: str, saved: SavedMod
     """A student that starts from the teacher's weights has the teacher's network, but for the guidance input."""
     teacher, student = asdict(saved.config), asdict(replace(family.size(size), guidance=False))
     differ = [f"{key} {teacher[key]!r} / {student[key]!r}" for key in teacher if teacher[key] != student[key]]
-    for method, recipe in study.students(size):
+    for entry, recipe in study.students(size):
         if differ and isinstance(recipe, ConsistencyRecipe) and recipe.start == "teacher":
             raise ConfigError(
-                f"{method}.start: teacher, but size {size!r} of family {family.name!r} is not the network of "
-                f"teacher.weights {saved.folder} (weights / family: {', '.join(differ)}): set {method}.start to "
+                f"{entry.key}.start: teacher, but size {size!r} of family {family.name!r} is not the network of "
+                f"teacher.weights {saved.folder} (weights / family: {', '.join(differ)}): set {entry.key}.start to "
                 "scratch, or choose a family of that network (`flavour: edm2` for EDM2's)"
             )

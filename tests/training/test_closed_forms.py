@@ -6,7 +6,8 @@ import torch
 
 from models.trigflow import SIGMA_DATA
 from scaling.methods.batch import Batch, draw_noise, draw_time
-from scaling.methods.consistency import Tangent, consistency_loss, teacher_velocity
+from scaling.methods.consistency import consistency_loss, teacher_velocity
+from scaling.methods.tangent import Tangent
 from scaling.methods.teacher import teacher_loss
 from tests.closed_forms import Gaussian, Known
 

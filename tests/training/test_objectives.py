@@ -10,7 +10,8 @@ from torch import Tensor
 
 from models.trigflow import SIGMA_DATA, velocity
 from scaling.methods.batch import Batch, adaptive_loss, draw_noise, draw_time
-from scaling.methods.consistency import Tangent, consistency_loss, data_velocity, teacher_velocity
+from scaling.methods.consistency import consistency_loss, data_velocity, teacher_velocity
+from scaling.methods.tangent import Tangent
 from scaling.methods.teacher import teacher_loss
 from tests.closed_forms import Gaussian, Known
 
