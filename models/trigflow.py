@@ -97,6 +97,7 @@ class TrigFlowNet(nn.Module):
         *,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
         with_weight: Literal[False] = False,
     ) -> Tensor: ...
     @overload
@@ -108,6 +109,7 @@ class TrigFlowNet(nn.Module):
         *,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
         with_weight: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
     @overload
@@ -119,6 +121,7 @@ class TrigFlowNet(nn.Module):
         *,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
         with_weight: Literal[True],
     ) -> tuple[Dual, Tensor]: ...
     def forward(
@@ -129,10 +132,11 @@ class TrigFlowNet(nn.Module):
         *,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
         with_weight: bool = False,
     ) -> Signal | tuple[Signal, Tensor]:
         """F [B, C, H, W] and, if asked for, w(t) [B], in float32 at least; see `UNet.forward` for the arguments."""
-        f = _widen(self.unet(x, t, labels, guidance, drop))
+        f = _widen(self.unet(x, t, labels, guidance, drop, to))
         if not with_weight:
             return f
         return f, self.weighting(value_of(noise_condition(value_of(t), self.config.time_input)))

@@ -109,6 +109,14 @@ class StudentRecipe(Recipe):
         None, "steps after which neighbours come twice as near, discrete-time training as in ECT; null: continuous"
     )
 
+    segments: int = later(
+        1, "M: the trajectory is cut into M pieces of equal time, each led to its own end, and sampled in M steps"
+    )
+    flow_map: bool = later(
+        False, "tell the network where to go as well: any time before t instead of 0 (MeanFlow's objective)"
+    )
+    flow_map_same: float = later(0.5, "share of samples of a flow map that stay where they are and learn the velocity")
+
     @property
     def is_discrete(self) -> bool:
         """Whether it compares two times of a trajectory, and has no tangent."""
@@ -118,6 +126,23 @@ class StudentRecipe(Recipe):
     def _interval_rises(self) -> StudentRecipe:
         if self.guidance is not None and self.guidance[0] > self.guidance[1]:
             raise ValueError(f"guidance: {list(self.guidance)} falls: write [low, high]")
+        return self
+
+    @model_validator(mode="after")
+    def _ends_mean_something(self) -> StudentRecipe:
+        if self.segments < 1:
+            raise ValueError(
+                f"segments: {self.segments} leaves nothing to train: M counts the pieces of the trajectory, which are "
+                "the steps of sampling too; 1 is a consistency model as it is"
+            )
+        if self.flow_map and self.segments > 1:
+            raise ValueError(
+                f"segments: {self.segments} fixes where each time leads, which a flow_map is told: keep one of them"
+            )
+        if self.flow_map and self.is_discrete:
+            raise ValueError("flow_map: learns the velocity where it stays, and has no time before: keep it continuous")
+        if not 0 <= self.flow_map_same < 1:
+            raise ValueError(f"flow_map_same: {self.flow_map_same} is no share from 0 to below 1")
         return self
 
     @model_validator(mode="after")
@@ -265,7 +290,7 @@ class Sampling(Section):
         default=1.0, description="guidance strength a teacher is sampled with; 1: none"
     )
     student_steps: tuple[Literal[1, 2], ...] = Field(
-        default=(1, 2), min_length=1, description="numbers of steps a student is sampled with"
+        default=(1, 2), min_length=1, description="numbers of steps a student is sampled with, unless it has segments"
     )
     student_guidance: dict[int, Guidance] = Field(
         default_factory=dict,
@@ -276,6 +301,11 @@ class Sampling(Section):
     student_ema: PositiveFloat = Field(default=0.05, description=f"EMA a student is sampled with: {PROFILE}")
     batch: Positive = Field(default=250, description="images a forward pass")
     seed: int = Field(default=0, ge=0, description="seed of the sampling noise, the same for every run of the study")
+
+
+def student_steps(recipe: StudentRecipe, sampling: Sampling) -> tuple[int, ...]:
+    """The numbers of steps a student is sampled with: those of the study, or its segments."""
+    return sampling.student_steps if recipe.segments == 1 else (recipe.segments,)
 
 
 def _known_metrics(value: str | tuple[str, ...]) -> str | tuple[str, ...]:

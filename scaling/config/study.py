@@ -31,6 +31,7 @@ from scaling.config.sections import (
     StudentRecipe,
     Teacher,
     VsdRecipe,
+    student_steps,
 )
 from scaling.config.validation import ConfigError, Section, apply_override, choices, read_yaml, validate
 
@@ -191,10 +192,16 @@ class StudyConfig(Section):
                 f"{known}{self._of(size)}"
             )
         # Strengths may wait in the file while the methods that use them are left out.
-        if guided and set(sampling.student_guidance) != set(sampling.student_steps):
+        steps = {
+            number
+            for _, recipe in self.students(size)
+            if recipe.guidance is not None
+            for number in student_steps(recipe, sampling)
+        }
+        if guided and set(sampling.student_guidance) != steps:
             raise ValueError(
                 f"sampling.student_guidance: has strengths for steps {sorted(sampling.student_guidance)}, but students "
-                f"with guidance are sampled in steps {sorted(sampling.student_steps)}: give one strength each"
+                f"with guidance are sampled in steps {sorted(steps)}: give one strength each"
                 f"{self._of(size)}"
             )
         for method, (low, high) in guided.items():

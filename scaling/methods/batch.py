@@ -20,7 +20,8 @@ from models.trigflow import SIGMA_DATA, add_noise, time_from_sigma
 class Batch:
     """Samples and all that is random about a step: x0, z [B, C, H, W], t [B], labels int64 [B], dropout.
 
-    guidance [B]: the strength with which the teacher of each sample is guided; None: no guidance.
+    guidance [B]: the strength with which the teacher of each sample is guided; None: no guidance. to [B]: the time to
+    which the network is told to lead each sample; None: a network that is not told, and leads to 0 or where it must.
     """
 
     x0: Tensor
@@ -29,11 +30,13 @@ class Batch:
     labels: Tensor
     dropout: Dropout | None = None
     guidance: Tensor | None = None
+    to: Tensor | None = None
 
     @property
     def conditions(self) -> dict[str, Any]:
         """What the network is told beside x, t and labels, as its keywords."""
-        return {"guidance": self.guidance, "drop": self.dropout}
+        told = {"guidance": self.guidance, "drop": self.dropout}
+        return told if self.to is None else {**told, "to": self.to}
 
     @property
     def x_t(self) -> Tensor:

@@ -12,6 +12,7 @@ from models.trigflow import SIGMA_DATA, TrigFlowNet, expand, velocity
 from scaling.config.sections import StudentRecipe
 from scaling.methods.batch import Batch, Losses, mean_square, weighted_loss
 from scaling.methods.discrete import discrete_loss, neighbours
+from scaling.methods.ends import ends_of
 from scaling.methods.guidance import guided
 from scaling.methods.tangent import Derivative, Tangent
 
@@ -25,16 +26,19 @@ def consistency_loss(
     warmup: float,
     tangent: Tangent,
     *,
+    end: Tensor | None = None,
     derivative: Derivative = FORWARD_MODE,
     adaptive: bool = True,
 ) -> Losses:
     """Algorithm 1, from the velocity dx_t/dt [B, C, H, W] to the loss; `warmup` is r = min(1, iteration / H).
 
     F with its graph and the stop-gradient derivative come out of one forward pass (`derivative` knows other ways).
-    adaptive: whether w(t) is trained; the prior weight 1 / (sd tan t) is part of g.
+    adaptive: whether w(t) is trained; the prior weight 1 / (sd tan t) is part of g. end [B]: where the trajectories
+    lead, None for 0: of f(x, t, s) = cos(t - s) x - sin(t - s) sd F, which is x_s, all is the same with t - s for t.
     """
     x_t = batch.x_t
-    cos, sin = (expand(fn(batch.t), x_t) for fn in (torch.cos, torch.sin))
+    turn = batch.t if end is None else batch.t - end
+    cos, sin = (expand(fn(turn), x_t) for fn in (torch.cos, torch.sin))
     f, w, slope = derivative.of(net, batch, dxdt, cos * sin)
     f_stop = f.detach()
     g = -(cos**2) * (SIGMA_DATA * f_stop - dxdt) - warmup * (cos * sin * x_t + slope)
@@ -74,13 +78,15 @@ class Consistency(ABC):
         if recipe.is_discrete:
             later, before = neighbours(batch.t, recipe, step)
             batch = replace(batch, t=later)
-            return discrete_loss(net, batch, self.dxdt(batch), before, adaptive=recipe.adaptive_weighting)
+            ends = ends_of(batch, recipe)
+            return discrete_loss(net, batch, self.dxdt(batch), before, ends, adaptive=recipe.adaptive_weighting)
         return consistency_loss(
             net,
             batch,
             self.dxdt(batch),
             min(1.0, step / recipe.warmup_steps) if recipe.warmup_steps else 1.0,
             Tangent(recipe.tangent, recipe.tangent_norm, recipe.tangent_constant),
+            end=ends_of(batch, recipe),
             derivative=Derivative(recipe.derivative, recipe.derivative_step),
             adaptive=recipe.adaptive_weighting,
         )

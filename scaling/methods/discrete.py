@@ -41,21 +41,32 @@ def nearer(t: Tensor, doublings: int) -> Tensor:
     return torch.minimum(before, t - NEAREST).clamp(min=0)
 
 
-def discrete_loss(net: TrigFlowNet, batch: Batch, dxdt: Tensor, before: Tensor, *, adaptive: bool = True) -> Losses:
+def discrete_loss(
+    net: TrigFlowNet,
+    batch: Batch,
+    dxdt: Tensor,
+    before: Tensor,
+    end: Tensor | None = None,
+    *,
+    adaptive: bool = True,
+) -> Losses:
     """e^w / D ||f(x_t, t) - f-(x_s, s)||^2 / (sd tan t (t - s)) - w for the times s = `before` [B].
 
     x_s is where one step of DDIM along dx_t/dt leads, which on the arc of the data, dx_t/dt = cos t z - sin t x0, is
     exactly cos s x0 + sin s z. The prior 1 / (sd tan t) and the distance make the gradient that of Algorithm 1 with a
-    raw tangent as t - s -> 0: g is the limit of cos t (f(x_t, t) - f-(x_s, s)) / (t - s).
+    raw tangent as t - s -> 0: g is the limit of cos t (f(x_t, t) - f-(x_s, s)) / (t - s). end [B]: where the
+    trajectories lead, None for 0; s is not before it.
     """
-    x_t, step = batch.x_t, batch.t - before
+    end = torch.zeros_like(batch.t) if end is None else end
+    before = torch.maximum(before, end)
+    x_t, step, length = batch.x_t, batch.t - before, batch.t - end
     turn = expand(step, x_t)
     x_s = turn.cos() * x_t - turn.sin() * dxdt
     with torch.no_grad():
         f_before = net(x_s / SIGMA_DATA, before.clamp(min=LEAST_TIME), batch.labels, **batch.conditions)
-        target = denoise(x_s, f_before, before)
+        target = denoise(x_s, f_before, before - end)
     f, w = net(x_t / SIGMA_DATA, batch.t, batch.labels, **batch.conditions, with_weight=True)
-    difference = denoise(x_t, f, batch.t) - target
-    error = mean_square(difference) / (SIGMA_DATA * batch.t.tan() * step)
-    g = difference.detach().flatten(1).norm(dim=1) * batch.t.cos() / step
+    difference = denoise(x_t, f, length) - target
+    error = mean_square(difference) / (SIGMA_DATA * length.tan() * step)
+    g = difference.detach().flatten(1).norm(dim=1) * length.cos() / step
     return Losses(weighted_loss(error, w, adaptive), {"tangent_norm": g.mean(), "weight": w.detach().mean()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scaling.config.sections import StudentRecipe, student_steps
 from scaling.run.spec import RunSpec
 
 LOOKED_AT = 100  # samples of a run that is not judged
@@ -27,4 +28,5 @@ def sampler_steps(spec: RunSpec) -> dict[int, int]:
     if spec.method == "teacher":
         sampling = spec.sampling
         return {sampling.teacher_steps: teacher_evaluations(sampling.teacher_steps, sampling.teacher_guidance)}
-    return {steps: steps for steps in spec.sampling.student_steps}
+    assert isinstance(spec.recipe, StudentRecipe), "every other method has a student's recipe"
+    return {steps: steps for steps in student_steps(spec.recipe, spec.sampling)}

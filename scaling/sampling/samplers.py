@@ -14,6 +14,7 @@ from torch import Tensor
 from models.trigflow import SIGMA_DATA, T_MAX, denoise, edm_times
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # F at (x / sigma_data, t): [B, C, H, W], [B] -> [B, C, H, W]
+Leading = Callable[[Tensor, Tensor, Tensor], Tensor]  # the same with the time to lead to
 
 
 def sample_teacher(f: Velocity, noise: Tensor, steps: int) -> Tensor:
@@ -43,12 +44,20 @@ def sample_ddim(f: Velocity, noise: Tensor, steps: int) -> Tensor:
 
     In TrigFlow each step is a turn: x_s = cos(t - s) x_t - sin(t - s) sigma_data F (sCM, section 3).
     """
-    times = edm_times(steps)
+    return sample_walk(lambda x, t, to: f(x, t), noise, edm_times(steps))
+
+
+def sample_walk(f: Leading, noise: Tensor, times: Tensor) -> Tensor:
+    """From each of the times [K + 1] to the next by f(x, t, s) = cos(t - s) x - sin(t - s) sigma_data F, [B, C, H, W].
+
+    With EDM's times it is DDIM for a diffusion model; with the ends of its segments it is exact for a multistep
+    consistency model, and with any times for a flow map, which is told s.
+    """
     x = noise
     for now, then in pairwise(times):
-        t = now.to(x.dtype).to(x.device).expand(len(x))
+        t, to = (each.to(x.dtype).to(x.device).expand(len(x)) for each in (now, then))
         turn = now - then
-        x = turn.cos().item() * x - turn.sin().item() * SIGMA_DATA * f(x / SIGMA_DATA, t)
+        x = turn.cos().item() * x - turn.sin().item() * SIGMA_DATA * f(x / SIGMA_DATA, t, to)
     return x
 
 

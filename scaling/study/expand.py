@@ -56,6 +56,7 @@ def _spec(
         recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
     assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe), "the kinds of recipe"
     guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
+    told = isinstance(recipe, StudentRecipe) and recipe.flow_map
     network = weights.config if weights else family.size(size)
     if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:
         raise ConfigError(
@@ -68,7 +69,9 @@ def _spec(
         size=size,
         seed=seed,
         precision=study.precision,
-        network=network_config({**network.describe(), "guidance": guided}, f"size {size!r} for {method}").describe(),
+        network=network_config(
+            {**network.describe(), "guidance": guided, "second_time": told}, f"size {size!r} for {method}"
+        ).describe(),
         data=data,
         recipe=recipe,
         ema=study.ema_of(size),

@@ -12,6 +12,7 @@ from data_pipeline.stream import SampleStream
 from models.dropout import Dropout
 from scaling.config.sections import Loading, StudentRecipe, TeacherRecipe
 from scaling.methods.batch import Batch, draw_noise, draw_time
+from scaling.methods.ends import drawn_end
 from scaling.methods.guidance import NO_LABEL
 from scaling.run.randomness import derive_seed, device_normals, keys, normals, uniforms
 from scaling.run.spec import RunSpec
@@ -83,13 +84,15 @@ class Batches:
         x0 = self.encoder.normalize(self._drawn(fed.latents, first))
         normal = normals(seed, "z", first, size, x0[0].numel(), device)
         tau = normals(seed, "t", first, size, 1, device).flatten()
+        t = draw_time(tau, recipe.p_mean, recipe.p_std)
         return Batch(
             x0=x0,
             z=draw_noise(normal.reshape(x0.shape)),
-            t=draw_time(tau, recipe.p_mean, recipe.p_std),
+            t=t,
             labels=self._labels(fed.labels, first),
             dropout=self._dropout(first),
             guidance=self._guidance(first),
+            to=self._end(t, first),
         )
 
     def _drawn(self, latents: Tensor, first: int) -> Tensor:
@@ -114,6 +117,16 @@ class Batches:
             return None
         masks = keys(self.spec.seed, "dropout", first, self.size, self.world.device)
         return Dropout(recipe.dropout, masks, recipe.dropout_max_resolution)
+
+    def _end(self, t: Tensor, first: int) -> Tensor | None:
+        """Where a flow map is told to lead each sample."""
+        recipe = self.spec.recipe
+        if not isinstance(recipe, StudentRecipe) or not recipe.flow_map:
+            return None
+        same, place = (
+            uniforms(self.spec.seed, purpose, first, self.size, self.world.device) for purpose in ("same", "to")
+        )
+        return drawn_end(t, same, place, recipe.flow_map_same)
 
     def _guidance(self, first: int) -> Tensor | None:
         """s ~ U[low, high] for each sample."""

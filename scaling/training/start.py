@@ -16,8 +16,12 @@ from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import profile_name
 
-# What a student with guidance has beyond its teacher; its gain starts at zero, so that it starts as the teacher.
-GUIDANCE_KEYS = tuple(f"unet.emb_guidance{key}" for key in (".weight", "_gain", "_fourier.freqs", "_fourier.phases"))
+# What a student has beyond its teacher, which is told neither a guidance strength nor where to lead; the gain of each
+# starts at zero, so that it starts as the teacher.
+GUIDANCE_KEYS, TO_KEYS = (
+    tuple(f"unet.{layer}{key}" for key in (".weight", "_gain", "_fourier.freqs", "_fourier.phases"))
+    for layer in ("emb_guidance", "emb_to")
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ def first_network(spec: RunSpec, origin: Origin | None) -> TrigFlowNet:
         return net
     own = net.state_dict()
     added = {name: own[name] for name in GUIDANCE_KEYS if net.config.guidance}
+    added |= {name: own[name] for name in TO_KEYS if net.config.second_time}
     net.load_state_dict({**origin.state, **added})
     if recipe.steps:
         net.reset_weighting(torch.Generator().manual_seed(derive_seed(spec.seed, "weighting")))

@@ -143,6 +143,19 @@ MISTAKES = {
         ["scd.discrete_steps=64", "scd.derivative=central"],
         ["derivative: central, but discrete-time training has no derivative"],
     ),
+    "M = 0": (["scd.segments=0"], ["scd: segments: 0 leaves nothing to train", "1 is a consistency model as it is"]),
+    "segments of a flow map": (
+        ["scd.segments=2", "scd.flow_map=true"],
+        ["segments: 2 fixes where each time leads, which a flow_map is told"],
+    ),
+    "flow map in discrete time": (
+        ["scd.flow_map=true", "scd.discrete_steps=64"],
+        ["flow_map: learns the velocity where it stays, and has no time before"],
+    ),
+    "guidance of segments": (
+        ["teacher.label_dropout=0.1", "scd.segments=4", "scd.guidance=[1, 2]", "sampling.student_guidance={1: 1.5}"],
+        ["has strengths for steps [1], but students with guidance are sampled in steps [4]"],
+    ),
     "tangent": (["scd.tangent=cut"], ["scd.tangent: ", "'normalize', 'clip' or 'raw' (value 'cut')"]),
     "variant of nothing": (["variants.raw.tangent=raw"], ["variants.raw.of: is None: name what it varies, scd or sct"]),
     "variant of a teacher": (["variants.raw.of=teacher"], ["variants.raw.of: is 'teacher': name what it varies"]),

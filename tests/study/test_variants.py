@@ -17,6 +17,8 @@ Fixture = Any  # conftest.py says what it is
 ROOT = Path(__file__).parents[2]
 VARIANTS = {
     "scd_raw": {"of": "scd", "tangent": "raw", "adaptive_weighting": False},
+    "m3": {"of": "scd", "segments": 3},
+    "meanflow": {"of": "sct", "flow_map": True},
     "ect": {"of": "sct", "discrete_double_every": 2},
 }
 
@@ -56,4 +58,5 @@ def test_variants_run_beside_the_methods_and_are_compared(
         assert (scores.method, spec.variant) == (name, None if name == "teacher" else name)
         assert spec.method == ("teacher" if name == "teacher" else VARIANTS[name]["of"])
     lines = (folder.report / "scores.csv").read_text().splitlines()
-    assert {line.split(",")[1] for line in lines[1:]} == {"teacher", *VARIANTS}
+    steps = {(line.split(",")[1], int(line.split(",")[2])) for line in lines[1:]}
+    assert steps == {("teacher", 3), ("m3", 3), *((name, n) for name in VARIANTS if name != "m3" for n in (1, 2))}

@@ -71,7 +71,7 @@ def device_memory(
     distilled = method in ("scd", "vsd")
     student = replace(network, guidance=guided) if distilled else network
     trained = [student] * (2 if method == "vsd" else 1)
-    teacher = [replace(network, guidance=False)] if distilled else []
+    teacher = [replace(network, guidance=False, second_time=False)] if distilled else []
     held = [_held(each, strategy, world) for each in trained]
     # Beside ZeRO-3 the teacher is sharded by FSDP2.
     frozen = [_held(each, "fsdp2" if strategy == "zero3" else strategy, world) for each in teacher]
