@@ -13,9 +13,9 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from scaling.config.metrics import METRICS, NONE, Metric, SpaceName, get_metric
 from scaling.config.validation import Section
 
-Method = Literal["teacher", "scd", "sct", "vsd"]
+Method = Literal["teacher", "scd", "sct", "vsd", "scd_vsd"]
 METHODS: tuple[Method, ...] = get_args(Method)
-LABELS: dict[Method, str] = {"teacher": "teacher", "sct": "sCT", "scd": "sCD", "vsd": "sCD+VSD"}
+LABELS: dict[Method, str] = {"teacher": "teacher", "sct": "sCT", "scd": "sCD", "vsd": "VSD", "scd_vsd": "sCD+VSD"}
 Strategy = Literal["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -177,14 +177,44 @@ class ConsistencyRecipe(StudentRecipe):
     )
 
 
-class VsdRecipe(StudentRecipe):
-    """Consistency distillation joined with variational score distillation, which starts from the sCD student."""
+VSD_P_MEAN = Field(default=0.4, description="mean of log(sigma) in the VSD loss, ln units")
+VSD_P_STD = Field(default=2.0, description="standard deviation of log(sigma) in the VSD loss, ln units")
 
-    vsd_p_mean: float = Field(default=0.4, description="mean of log(sigma) in the VSD loss, ln units")
-    vsd_p_std: PositiveFloat = Field(
-        default=2.0, description="standard deviation of log(sigma) in the VSD loss, ln units"
-    )
+
+class VsdRecipe(StudentRecipe):
+    """Variational score distillation of a one-step generator, which starts from the teacher.
+
+    p_mean and p_std are of the loss of the fake score; of a consistency model's own keys none has a meaning here.
+    """
+
+    vsd_p_mean: float = VSD_P_MEAN
+    vsd_p_std: PositiveFloat = VSD_P_STD
+
+    @model_validator(mode="after")
+    def _has_no_tangent(self) -> VsdRecipe:
+        meaningless = StudentRecipe.model_fields.keys() - Recipe.model_fields.keys() - {"teacher_ema", "guidance"}
+        for key in sorted(meaningless):
+            if getattr(self, key) != StudentRecipe.model_fields[key].default:
+                raise ValueError(f"{key}: is of consistency models, and vsd trains none: remove it, or choose scd_vsd")
+        return self
+
+
+class ScdVsdRecipe(StudentRecipe):
+    """Consistency distillation joined with variational score distillation, which starts from the sCD student.
+
+    p_mean and p_std are of the sCD loss and of the loss of the fake score.
+    """
+
+    vsd_p_mean: float = VSD_P_MEAN
+    vsd_p_std: PositiveFloat = VSD_P_STD
     vsd_weight: PositiveFloat = Field(default=1.0, description="lambda: weight of the VSD loss beside that of sCD")
+
+    @model_validator(mode="after")
+    def _leads_to_the_data(self) -> ScdVsdRecipe:
+        for key, told in (("segments", self.segments > 1), ("flow_map", self.flow_map)):
+            if told:
+                raise ValueError(f"{key}: the VSD loss judges what one step makes of noise: remove it, or choose scd")
+        return self
 
 
 class Loading(Section):

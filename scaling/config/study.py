@@ -16,7 +16,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from data_pipeline.text import is_safe
 from scaling.config.families import CONFIGS
+from scaling.config.methods import PARTS
 from scaling.config.sections import (
+    LABELS,
     METHODS,
     ConsistencyRecipe,
     Data,
@@ -28,6 +30,7 @@ from scaling.config.sections import (
     Precision,
     Recipe,
     Sampling,
+    ScdVsdRecipe,
     StudentRecipe,
     Teacher,
     VsdRecipe,
@@ -63,7 +66,7 @@ FolderName = Annotated[str, AfterValidator(folder_name)]
 VariantName = Annotated[str, AfterValidator(variant_name)]
 VARIANT = re.compile(r"[\w.+]{1,40}", re.ASCII)
 VARIED: tuple[Method, ...] = ("scd", "sct")  # the methods whose recipes may be varied
-SizeSection = Literal["teacher", "scd", "sct", "vsd", "ema", "sampling"]
+SizeSection = Literal["teacher", "scd", "sct", "vsd", "scd_vsd", "ema", "sampling"]
 S = TypeVar("S", bound=Section)
 
 
@@ -100,6 +103,7 @@ class StudyConfig(Section):
     scd: ConsistencyRecipe | None = None
     sct: ConsistencyRecipe | None = None
     vsd: VsdRecipe | None = None
+    scd_vsd: ScdVsdRecipe | None = None
     variants: dict[VariantName, dict[str, Any]] = Field(
         default_factory=dict,
         description="more students, each a recipe with other values of some keys: {name: {of: scd or sct, key: value}}",
@@ -123,9 +127,12 @@ class StudyConfig(Section):
                 raise ValueError(f"{name}: {list(values)} repeats an entry: name each once")
         if "teacher" not in self.methods:
             raise ValueError("methods: add teacher: every student is compared with the teacher of its size")
-        if "vsd" in self.methods and "scd" not in self.methods:
-            raise ValueError("methods: add scd: vsd starts from the sCD student of its size")
         for method in self.methods:
+            for parent in PARTS[method].parents:
+                if parent not in self.methods:
+                    raise ValueError(
+                        f"methods: add {parent}: {method} starts from the {LABELS[parent]} student of its size"
+                    )
             if getattr(self, method) is None:
                 raise ValueError(f"{method}: methods names it but the file has no section {method}: add one")
         if "own" in self.evaluation.spaces and self.evaluation.ruler is None:
@@ -139,6 +146,7 @@ class StudyConfig(Section):
             self._check_start(size)
             self._check_profiles(size)
             self._check_guidance(size)
+            self._check_steps(size)
         return self
 
     def _check_variant(self, name: str, changes: dict[str, Any]) -> None:
@@ -181,8 +189,10 @@ class StudyConfig(Section):
                 raise ValueError(
                     f"{one.key}.guidance: consistency training has no teacher that could be guided: remove it"
                 )
-        if "vsd" in self.methods and ("vsd" in guided) != ("scd" in guided):
-            raise ValueError("vsd.guidance: give it where scd.guidance is given, and only there: vsd starts from sCD")
+        if "scd_vsd" in self.methods and ("scd_vsd" in guided) != ("scd" in guided):
+            raise ValueError(
+                "scd_vsd.guidance: give it where scd.guidance is given, and only there: scd_vsd starts from sCD"
+            )
         users = [f"{method}.guidance" for method in guided]
         users += ["sampling.teacher_guidance"] if sampling.teacher_guidance != 1 else []
         if users and not teacher.label_dropout:
@@ -211,6 +221,16 @@ class StudyConfig(Section):
                         f"sampling.student_guidance: {strength} is outside {method}.guidance [{low}, {high}], which is "
                         f"all that the student saw: choose one inside{self._of(size)}"
                     )
+
+    def _check_steps(self, size: str) -> None:
+        """A generator of one step is sampled so."""
+        steps = self.sampling_of(size).student_steps
+        for method in self.methods:
+            if PARTS[method].one_step and 1 not in steps:
+                raise ValueError(
+                    f"sampling.student_steps: {list(steps)} has no 1, and {method} makes samples in one step alone: "
+                    f"add it{self._of(size)}"
+                )
 
     def _of(self, size: str) -> str:
         return f" (size {size})" if size in self.by_size else ""

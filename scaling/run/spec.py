@@ -28,6 +28,7 @@ from scaling.config.sections import (
     NetworkFiles,
     Precision,
     Sampling,
+    ScdVsdRecipe,
     TeacherRecipe,
     VsdRecipe,
     later,
@@ -87,15 +88,15 @@ class RunSpec(Section):
     precision: Precision
     network: dict[str, Any]
     data: RunData
-    # Each kind has a key that no other has, so that plain values are read as the kind that they were written from.
-    recipe: TeacherRecipe | ConsistencyRecipe | VsdRecipe = Field(union_mode="left_to_right")
+    # Each kind has a key that none before it has: plain values are read as the kind that they were written from.
+    recipe: TeacherRecipe | ConsistencyRecipe | VsdRecipe | ScdVsdRecipe = Field(union_mode="left_to_right")
     ema: Ema
     sampling: Sampling
     evaluation: Evaluation
     max_nonfinite_steps: int
     weights: str | None = Field(description="SHA-256 of the weights at rest that a teacher starts from")
     teacher: str | None = Field(description="identity of the run that a student starts from or distils")
-    student: str | None = Field(description="identity of the sCD run that VSD starts from")
+    student: str | None = Field(description="identity of the sCD run that sCD+VSD starts from")
     networks: dict[SpaceName, str] = Field(
         default_factory=dict, description="SHA-256 of the networks whose features judge, where the study names files"
     )
@@ -135,6 +136,7 @@ class RunFile(Section):
     references: dict[SpaceName, Path] = Field(description="statistics of the real images, by space of features")
     networks: NetworkFiles = Field(description="where the networks lie whose features judge")
     teacher_home: Path | None = Field(description="home of the teacher's run")
+    student_home: Path | None = Field(default=None, description="home of the sCD run that sCD+VSD starts from")
     weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
     vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")
     loading: Loading = Loading()
@@ -143,7 +145,7 @@ class RunFile(Section):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study and what it starts from: the teacher's run, for VSD the sCD student's, or weights at rest."""
+    """One run of a study and what it starts from: the teacher's run, of sCD+VSD the sCD run, or weights at rest."""
 
     spec: RunSpec
     parent: RunSpec | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from scaling.config.methods import PARTS
 from scaling.config.sections import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.run.spec import RunSpec
@@ -59,6 +60,8 @@ def draw_of(spec: RunSpec, steps: int | None = None) -> Draw:
         raise ConfigError(f"--steps {chosen}: a consistency model is sampled in 1 or 2 steps")
     elif spec.recipe.flow_map:
         shared = replace(shared, sampler="flow_map")
+    if chosen > 1 and PARTS[spec.method].one_step:
+        raise ConfigError(f"--steps {chosen}: {spec.name()} is a generator of one step: choose 1")
     if spec.recipe.guidance is None:
         return shared
     if chosen not in sampling.student_guidance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scaling.config.methods import PARTS
 from scaling.config.sections import StudentRecipe, student_steps
 from scaling.run.spec import RunSpec
 
@@ -29,4 +30,5 @@ def sampler_steps(spec: RunSpec) -> dict[int, int]:
         sampling = spec.sampling
         return {sampling.teacher_steps: teacher_evaluations(sampling.teacher_steps, sampling.teacher_guidance)}
     assert isinstance(spec.recipe, StudentRecipe), "every other method has a student's recipe"
-    return {steps: steps for steps in student_steps(spec.recipe, spec.sampling)}
+    wanted = student_steps(spec.recipe, spec.sampling)
+    return {steps: steps for steps in wanted if steps == 1 or not PARTS[spec.method].one_step}

@@ -40,8 +40,6 @@ def check_runnable(config: StudyConfig) -> None:
 def obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
     """(key, value, reason and remedy) of each key whose value can be planned but not run."""
     encoder = config.data.encoder
-    if "vsd" in config.methods:
-        yield "methods", list(config.methods), "vsd cannot be trained: remove it"
     if known_encoder(encoder, "data.encoder").vae is not None and config.data.vae is None:
         yield "data.vae", None, f"encoder {encoder} is a VAE that decodes samples: name its folder"
     yield from _missing_networks(config.evaluation)

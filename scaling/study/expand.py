@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from models.family import Family, network_config
-from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Teacher, TeacherRecipe, VsdRecipe
+from scaling.config.methods import PARTS
+from scaling.config.sections import (
+    ConsistencyRecipe,
+    Method,
+    ScdVsdRecipe,
+    StudentRecipe,
+    Teacher,
+    TeacherRecipe,
+    VsdRecipe,
+)
 from scaling.config.study import Entry, StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.evaluation.spaces.files import network_hashes
@@ -27,16 +37,20 @@ def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun
             weights = at_rest[size]
             teacher = make("teacher", weights=weights)
             runs.append(PlannedRun(teacher, None, weights.folder if weights else None))
-            for method in study.methods:
-                if method in ("scd", "sct"):
-                    runs.append(PlannedRun(make(method, teacher), teacher))
-            if "vsd" in study.methods:
-                student = make("scd", teacher)
-                runs.append(PlannedRun(make("vsd", teacher, student), student))
+            made: dict[Method, RunSpec] = {"teacher": teacher}
+            for method in sorted(set(study.methods) - {"teacher"}, key=partial(_rank, study.methods)):
+                parents = [made[parent] for parent in PARTS[method].parents]
+                made[method] = make(method, *parents)
+                runs.append(PlannedRun(made[method], parents[-1]))
             for name in study.variants:
                 varied = study.variant(name, size)
                 runs.append(PlannedRun(make(varied.method, teacher, varied=varied), teacher))
     return runs
+
+
+def _rank(methods: Sequence[Method], method: Method) -> tuple[int, int]:
+    """A method comes after those that it starts from, else in the order of the file."""
+    return len(PARTS[method].parents), methods.index(method)
 
 
 def _spec(
@@ -48,13 +62,14 @@ def _spec(
     method: Method,
     teacher: RunSpec | None = None,
     student: RunSpec | None = None,
+    *,
     weights: SavedModel | None = None,
     varied: Entry | None = None,
 ) -> RunSpec:
     recipe = varied.recipe if varied else study.recipe(method, size)
     if isinstance(recipe, Teacher):  # without the folder of its weights, which may be moved
         recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
-    assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe), "the kinds of recipe"
+    assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe | ScdVsdRecipe), "the kinds of recipe"
     guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
     told = isinstance(recipe, StudentRecipe) and recipe.flow_map
     network = weights.config if weights else family.size(size)

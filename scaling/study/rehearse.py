@@ -19,6 +19,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from scaling.config.cluster import Cluster
+from scaling.config.sections import METHODS
 from scaling.config.study import StudyConfig
 from scaling.config.validation import validate
 from scaling.data.sources import locate, verify_changed
@@ -96,7 +97,7 @@ def rehearse(study: Study, cluster: Cluster | None, command: str, *, on_meta: bo
 def shortened(study: Study) -> Study:
     """The same study with STEPS steps a run and IMAGES images, in a folder of its own beside it."""
     content = study.config.model_dump(mode="json")
-    for method in ("teacher", "scd", "sct", "vsd"):
+    for method in METHODS:
         if content[method] is not None:
             content[method]["steps"] = min(STEPS, content[method]["steps"])
     for changes in content["variants"].values():

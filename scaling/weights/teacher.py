@@ -10,7 +10,7 @@ from models.encoders import RGB
 from models.family import Family, FamilyError
 from models.network import NetworkConfig
 from scaling.config.encoders import known_encoder
-from scaling.config.sections import ConsistencyRecipe
+from scaling.config.sections import ConsistencyRecipe, VsdRecipe
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.weights.folder import ModelError, SavedModel, load_model
@@ -85,9 +85,11 @@ def _check_starts(study: StudyConfig, family: Family, size: str, saved: SavedMod
     teacher, student = asdict(saved.config), asdict(replace(family.size(size), guidance=False))
     differ = [f"{key} {teacher[key]!r} / {student[key]!r}" for key in teacher if teacher[key] != student[key]]
     for entry, recipe in study.students(size):
-        if differ and isinstance(recipe, ConsistencyRecipe) and recipe.start == "teacher":
+        chosen = isinstance(recipe, ConsistencyRecipe) and recipe.start == "teacher"
+        if differ and (chosen or isinstance(recipe, VsdRecipe)):
+            remedy = f"set {entry.key}.start to scratch" if chosen else "take scd_vsd, whose sCD may start from scratch"
+            start = ".start: teacher" if chosen else ": starts from the teacher"
             raise ConfigError(
-                f"{entry.key}.start: teacher, but size {size!r} of family {family.name!r} is not the network of "
-                f"teacher.weights {saved.folder} (weights / family: {', '.join(differ)}): set {entry.key}.start to "
-                "scratch, or choose a family of that network (`flavour: edm2` for EDM2's)"
+                f"{entry.key}{start}, but size {size!r} of family {family.name!r} is not the network of teacher.weights {saved.folder} (weights / family: "
+                f"{', '.join(differ)}): {remedy}, or choose a family of that network (`flavour: edm2` for EDM2's)"
             )

@@ -47,6 +47,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+VSD = "{steps: 3, lr: 0.1, teacher_ema: 0.1}"
 MISTAKES = {
     "unknown key": (["sizess=[xs]"], ["study.yaml", "sizess: unknown key (value ['xs'])", "did you mean 'sizes'?"]),
     "unknown key, far": (["frobnicate=1"], ["frobnicate: unknown key (value 1)", "known: name, family, sizes"]),
@@ -103,7 +104,7 @@ MISTAKES = {
     "VAE of a formula": (["data.vae=folder"], ["data.vae: folder, but encoder 'fashion-s2d-v1' is no VAE: remove"]),
     "encoder file": (["data.encoder=mine.yaml"], ["mine.yaml: no such file"]),
     "no teacher": (["methods=[scd, sct]"], ["methods: add teacher"]),
-    "method": (["methods=[teacher, scdd]"], ["methods.1: ", "'teacher', 'scd', 'sct' or 'vsd' (value 'scdd')"]),
+    "method": (["methods=[teacher, scdd]"], ["methods.1: ", "'sct', 'vsd' or 'scd_vsd' (value 'scdd')"]),
     "no section": (["scd=null"], ["scd: methods names it but the file has no section scd: add one"]),
     "teacher_ema": (["scd.teacher_ema=0.2"], ["scd.teacher_ema: 0.2 is not among ema.sigma_rel [0.1]: add it there"]),
     "sampled ema": (["sampling.student_ema=0.2"], ["sampling.student_ema: 0.2 is not among ema.sigma_rel [0.1]"]),
@@ -123,15 +124,21 @@ MISTAKES = {
         ["scd.guidance=[1, 2]", "teacher.label_dropout=0.1", "sampling.student_guidance={1: 2.5, 2: 1}"],
         ["sampling.student_guidance: 2.5 is outside scd.guidance [1.0, 2.0]", "choose one inside"],
     ),
-    "vsd alone": (["methods=[teacher, vsd]"], ["methods: add scd: vsd starts from the sCD student"]),
-    "vsd, no section": (["methods=[teacher, scd, vsd]"], ["vsd: methods names it but the file has no section vsd"]),
-    "start of vsd": (
-        ["vsd={steps: 3, lr: 0.1, start: scratch}"],
-        ["vsd.start: unknown key (value 'scratch')"],
+    "vsd without scd": (
+        ["methods=[teacher, scd_vsd]"],
+        ["methods: add scd: scd_vsd starts from the sCD student of its size"],
+    ),
+    "vsd without a teacher": (["methods=[vsd]", f"vsd={VSD}"], ["methods: add teacher"]),
+    "vsd, no section": (["methods=[teacher, vsd]"], ["vsd: methods names it but the file has no section vsd"]),
+    "start of vsd": ([f"scd_vsd={VSD}", "scd_vsd.start=scratch"], ["scd_vsd.start: unknown key (value 'scratch')"]),
+    "tangent of vsd": ([f"vsd={VSD}", "vsd.warmup_steps=5"], ["vsd: warmup_steps: is of consistency models", "remove"]),
+    "vsd in two steps": (
+        ["methods=[teacher, vsd]", f"vsd={VSD}", "sampling.student_steps=[2]"],
+        ["sampling.student_steps: [2] has no 1, and vsd makes samples in one step alone: add it"],
     ),
     "vsd with other guidance": (
-        ["methods=[teacher, scd, vsd]", "vsd={steps: 3, lr: 0.1, teacher_ema: 0.1, guidance: [1, 2]}"],
-        ["vsd.guidance: give it where scd.guidance is given, and only there"],
+        ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd_vsd.guidance=[1, 2]"],
+        ["scd_vsd.guidance: give it where scd.guidance is given, and only there"],
     ),
     "N = 1": (["scd.discrete_steps=1"], ["scd: discrete_steps: 1 leaves no time between noise and data", "2 or more"]),
     "two ways to be discrete": (
@@ -251,10 +258,6 @@ def test_guidance_without_classes(tmp_path: Path, write_study: Fixture, cli: Fix
 # What can be planned but not run: the overrides, and the lines that the keys get in the refusal.
 ENCODER = "data.vae: encoder sd-vae-ft-mse-v1 is a VAE that decodes samples: name its folder (value None)"
 NOT_YET = {
-    "methods": (
-        ["vsd={steps: 3, lr: 0.1, teacher_ema: 0.1}", "methods=[teacher, scd, vsd]"],
-        ["methods: vsd cannot be"],
-    ),
     "encoder": (["data.encoder=sd-vae-ft-mse-v1"], [ENCODER]),
 }
 

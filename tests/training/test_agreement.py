@@ -13,6 +13,7 @@ from tests.training.agreement import (
     BATCH,
     HALVES,
     OBJECTIVES,
+    PAIRS,
     STRATEGIES,
     Case,
     curves,
@@ -44,6 +45,18 @@ def by_day(rows: Iterable[tuple[str, str]], *day: tuple[str, str]) -> list[Param
 def test_ranks_train_as_one_process_does(strategy: str, objective: str) -> None:
     one = Case(objective)
     ours, wanted = curves(spread(one, strategy)), curves(one)
+    assert difference(ours.loss, wanted.loss) < EXACT
+    assert difference(ours.grad_norm, wanted.grad_norm) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("strategy", "objective"), by_day(product(STRATEGIES, PAIRS), ("ddp", "scd_vsd"), ("zero2", "scd_vsd"))
+)
+def test_so_do_two_networks_beside_each_other(strategy: str, objective: str) -> None:
+    """In two microbatches; with guidance, for without it the loss of VSD begins at zero."""
+    one = Case(objective, guided=True)
+    ours, wanted = curves(replace(spread(one, strategy), passes=BATCH // STRATEGIES[strategy] // 2)), curves(one)
+    assert len(ours.loss) == 2 * one.steps
     assert difference(ours.loss, wanted.loss) < EXACT
     assert difference(ours.grad_norm, wanted.grad_norm) < EXACT
 
