@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +28,10 @@ class Noise(NamedTuple):
 class Batch:
     """Samples and all that is random about a step: x0, z [B, C, H, W], t [B], labels int64 [B], dropout.
 
-    guidance [B]: the strength with which the teacher of each sample is guided; None: no guidance. further: more noise,
-    by the losses that it is for (`method.proposals`). drawn: samples of the student, [B, C, H, W] without a graph, that
-    an earlier loss of the microbatch drew.
+    guidance [B]: the strength with which the teacher of each sample is guided; None: no guidance. to [B]: the time to
+    which the network is told to lead each sample; None: a network that is not told, and leads to 0 or where it must.
+    further: more noise, by the losses that it is for (`method.proposals`). drawn: samples of the student, [B, C, H, W]
+    without a graph, that an earlier loss of the microbatch drew.
     """
 
     x0: Tensor
@@ -39,8 +40,15 @@ class Batch:
     labels: Tensor
     dropout: Dropout | None = None
     guidance: Tensor | None = None
+    to: Tensor | None = None
     further: Mapping[str, Noise] = field(default_factory=dict)
     drawn: Tensor | None = None
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What the network is told beside x, t and labels, as its keywords."""
+        told = {"guidance": self.guidance, "drop": self.dropout}
+        return told if self.to is None else {**told, "to": self.to}
 
     @property
     def x_t(self) -> Tensor:
@@ -78,6 +86,14 @@ def draw_noise(normal: Tensor) -> Tensor:
 def adaptive_loss(squared_error: Tensor, weight: Tensor) -> Tensor:
     """mean over the batch of e^w / D ||.||^2 - w; squared_error is the mean over D already, both [B]."""
     return (torch.exp(weight) * squared_error - weight).mean()
+
+
+def weighted_loss(squared_error: Tensor, weight: Tensor, adaptive: bool) -> Tensor:
+    """`adaptive_loss`, or without it the mean of the squared errors."""
+    if adaptive:
+        return adaptive_loss(squared_error, weight)
+    # Sharded strategies wait for a gradient of every parameter, those of w(t) too.
+    return squared_error.mean() + 0 * weight.sum()
 
 
 def mean_square(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from models.network import NetworkConfig
 from scaling.config.encoders import EncoderFile, is_file, read_encoder
 from scaling.config.metrics import SpaceName
 from scaling.config.sections import (
+    LABELS,
     ConsistencyRecipe,
     Data,
     Ema,
@@ -30,6 +31,7 @@ from scaling.config.sections import (
     ScdVsdRecipe,
     TeacherRecipe,
     VsdRecipe,
+    later,
 )
 from scaling.config.validation import ConfigError, Section, read_yaml, validate
 from scaling.run.home import RunHome
@@ -80,6 +82,7 @@ class RunSpec(Section):
     """Everything that changes the result of a run, which is a pure function of it; its hash is the run's identity."""
 
     method: Method
+    variant: str | None = later(None, "name of a run whose recipe is a variant of the method's; null: the method's own")
     size: str
     seed: int
     precision: Precision
@@ -108,9 +111,19 @@ class RunSpec(Section):
         """The shape of the network."""
         return network_config(self.network, f"network of {self.name()}")
 
+    @property
+    def label(self) -> str:
+        """What its curve is called: the variant, else the method."""
+        return self.variant or self.method
+
+    @property
+    def title(self) -> str:
+        """The same as it is written in print."""
+        return self.variant or LABELS[self.method]
+
     def name(self) -> str:
-        """The name of the run and of its folder: method-size-identity."""
-        return f"{self.method}-{self.size}-{self.identity()}"
+        """The name of the run and of its folder: label-size-identity."""
+        return f"{self.label}-{self.size}-{self.identity()}"
 
 
 class RunFile(Section):

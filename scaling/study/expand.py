@@ -16,7 +16,7 @@ from scaling.config.sections import (
     TeacherRecipe,
     VsdRecipe,
 )
-from scaling.config.study import StudyConfig
+from scaling.config.study import Entry, StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.evaluation.spaces.files import network_hashes
 from scaling.run.spec import PlannedRun, RunData, RunSpec
@@ -42,6 +42,9 @@ def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun
                 parents = [made[parent] for parent in PARTS[method].parents]
                 made[method] = make(method, *parents)
                 runs.append(PlannedRun(made[method], parents[-1]))
+            for name in study.variants:
+                varied = study.variant(name, size)
+                runs.append(PlannedRun(make(varied.method, teacher, varied=varied), teacher))
     return runs
 
 
@@ -59,13 +62,16 @@ def _spec(
     method: Method,
     teacher: RunSpec | None = None,
     student: RunSpec | None = None,
+    *,
     weights: SavedModel | None = None,
+    varied: Entry | None = None,
 ) -> RunSpec:
-    recipe = study.recipe(method, size)
+    recipe = varied.recipe if varied else study.recipe(method, size)
     if isinstance(recipe, Teacher):  # without the folder of its weights, which may be moved
         recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
     assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe | ScdVsdRecipe), "the kinds of recipe"
     guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
+    told = isinstance(recipe, StudentRecipe) and recipe.flow_map
     network = weights.config if weights else family.size(size)
     if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:
         raise ConfigError(
@@ -74,10 +80,13 @@ def _spec(
         )
     return RunSpec(
         method=method,
+        variant=varied.variant if varied else None,
         size=size,
         seed=seed,
         precision=study.precision,
-        network=network_config({**network.describe(), "guidance": guided}, f"size {size!r} for {method}").describe(),
+        network=network_config(
+            {**network.describe(), "guidance": guided, "second_time": told}, f"size {size!r} for {method}"
+        ).describe(),
         data=data,
         recipe=recipe,
         ema=study.ema_of(size),

@@ -12,6 +12,7 @@ from data_pipeline.stream import SampleStream
 from models.dropout import Dropout
 from scaling.config.sections import Loading, StudentRecipe, TeacherRecipe
 from scaling.methods.batch import Batch, Noise, draw_noise, draw_time
+from scaling.methods.ends import drawn_end
 from scaling.methods.guidance import NO_LABEL
 from scaling.methods.method import proposals
 from scaling.run.randomness import derive_seed, device_normals, keys, normals, uniforms
@@ -37,7 +38,7 @@ class Batches:
         self, spec: RunSpec, reader: LatentReader, world: World, microbatch: int, loading: Loading = PLAIN
     ) -> None:
         """microbatch: images of a pass; 0: the rank's whole share. ConfigError where shares would be unequal."""
-        check_devices(f"{spec.method}-{spec.size}", spec.recipe.batch, world.size, microbatch)
+        check_devices(f"{spec.label}-{spec.size}", spec.recipe.batch, world.size, microbatch)
         self.spec, self.reader, self.world = spec, reader, world
         self.encoder = spec.data.latent_encoder()
         window = spec.data.window
@@ -92,6 +93,7 @@ class Batches:
             dropout=self._dropout(first),
             guidance=self._guidance(first),
             further={name: self._noise(f"-{name}", first, x0, *times) for name, times in self.proposals.items()},
+            to=self._end(noise.t, first),
         )
 
     def _noise(self, key: str, first: int, x0: Tensor, p_mean: float, p_std: float) -> Noise:
@@ -123,6 +125,16 @@ class Batches:
             return None
         masks = keys(self.spec.seed, "dropout", first, self.size, self.world.device)
         return Dropout(recipe.dropout, masks, recipe.dropout_max_resolution)
+
+    def _end(self, t: Tensor, first: int) -> Tensor | None:
+        """Where a flow map is told to lead each sample."""
+        recipe = self.spec.recipe
+        if not isinstance(recipe, StudentRecipe) or not recipe.flow_map:
+            return None
+        same, place = (
+            uniforms(self.spec.seed, purpose, first, self.size, self.world.device) for purpose in ("same", "to")
+        )
+        return drawn_end(t, same, place, recipe.flow_map_same)
 
     def _guidance(self, first: int) -> Tensor | None:
         """s ~ U[low, high] for each sample."""

@@ -17,8 +17,12 @@ from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import profile_name
 
-# What a student with guidance has beyond its teacher; its gain starts at zero, so that it starts as the teacher.
-GUIDANCE_KEYS = tuple(f"unet.emb_guidance{key}" for key in (".weight", "_gain", "_fourier.freqs", "_fourier.phases"))
+# What a student has beyond its teacher, which is told neither a guidance strength nor where to lead; the gain of each
+# starts at zero, so that it starts as the teacher.
+GUIDANCE_KEYS, TO_KEYS = (
+    tuple(f"unet.{layer}{key}" for key in (".weight", "_gain", "_fourier.freqs", "_fourier.phases"))
+    for layer in ("emb_guidance", "emb_to")
+)
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,11 @@ def _fake_score(spec: RunSpec, teacher: Origin) -> TrigFlowNet:
 
 
 def _take_over(net: TrigFlowNet, origin: Origin) -> None:
-    """Load what the origin has; what a guided network has beyond it stays."""
+    """Load what the origin has; what a network that is told more has beyond it stays."""
     own = net.state_dict()
-    net.load_state_dict({**origin.state, **{name: own[name] for name in GUIDANCE_KEYS if net.config.guidance}})
+    added = {name: own[name] for name in GUIDANCE_KEYS if net.config.guidance}
+    added |= {name: own[name] for name in TO_KEYS if net.config.second_time}
+    net.load_state_dict({**origin.state, **added})
 
 
 def first_network(spec: RunSpec, origin: Origin | None) -> TrigFlowNet:

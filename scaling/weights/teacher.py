@@ -84,12 +84,13 @@ def _check_starts(study: StudyConfig, family: Family, size: str, saved: SavedMod
     """A student that starts from the teacher's weights has the teacher's network, but for the guidance input."""
     teacher, student = asdict(saved.config), asdict(replace(family.size(size), guidance=False))
     differ = [f"{key} {teacher[key]!r} / {student[key]!r}" for key in teacher if teacher[key] != student[key]]
-    for method, recipe in study.students(size):
+    for entry, recipe in study.students(size):
         chosen = isinstance(recipe, ConsistencyRecipe) and recipe.start == "teacher"
         if differ and (chosen or isinstance(recipe, VsdRecipe)):
-            remedy = f"set {method}.start to scratch" if chosen else "take scd_vsd, whose sCD may start from scratch"
+            remedy = f"set {entry.key}.start to scratch" if chosen else "take scd_vsd, whose sCD may start from scratch"
+            start = ".start: teacher" if chosen else ": starts from the teacher"
             raise ConfigError(
-                f"{method}{'.start: teacher' if chosen else ': starts from the teacher'}, but size {size!r} of family "
-                f"{family.name!r} is not the network of teacher.weights {saved.folder} (weights / family: "
-                f"{', '.join(differ)}): {remedy}, or choose a family of that network (`flavour: edm2` for EDM2's)"
+                f"{entry.key}{start}, but size {size!r} of family {family.name!r} is not the network of "
+                f"teacher.weights {saved.folder} (weights / family: {', '.join(differ)}): {remedy}, or "
+                "choose a family of that network (`flavour: edm2` for EDM2's)"
             )

@@ -136,9 +136,64 @@ MISTAKES = {
         ["methods=[teacher, vsd]", f"vsd={VSD}", "sampling.student_steps=[2]"],
         ["sampling.student_steps: [2] has no 1, and vsd makes samples in one step alone: add it"],
     ),
+    "scd_vsd from segments": (
+        ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd.segments=4"],
+        ["scd.segments: 4, but scd_vsd goes on from that student", "make it a variant, or remove scd_vsd"],
+    ),
     "vsd with other guidance": (
         ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd_vsd.guidance=[1, 2]"],
         ["scd_vsd.guidance: give it where scd.guidance is given, and only there"],
+    ),
+    "N = 1": (["scd.discrete_steps=1"], ["scd: discrete_steps: 1 leaves no time between noise and data", "2 or more"]),
+    "two ways to be discrete": (
+        ["scd.discrete_steps=64", "scd.discrete_double_every=9"],
+        ["discrete_steps: fixes the distance that discrete_double_every halves"],
+    ),
+    "too many doublings": (["scd.discrete_double_every=1"], ["1 doubles more than 12 times in 18 steps", "write 2"]),
+    "no derivative": (
+        ["scd.discrete_steps=64", "scd.derivative=central"],
+        ["derivative: central, but discrete-time training has no derivative"],
+    ),
+    "M = 0": (["scd.segments=0"], ["scd: segments: 0 leaves nothing to train", "1 is a consistency model as it is"]),
+    "segments of a flow map": (
+        ["scd.segments=2", "scd.flow_map=true"],
+        ["segments: 2 fixes where each time leads, which a flow_map is told"],
+    ),
+    "flow map in discrete time": (
+        ["scd.flow_map=true", "scd.discrete_steps=64"],
+        ["flow_map: learns the velocity where it stays, and has no time before"],
+    ),
+    "guidance of segments": (
+        ["teacher.label_dropout=0.1", "scd.segments=4", "scd.guidance=[1, 2]", "sampling.student_guidance={1: 1.5}"],
+        ["has strengths for steps [1], but students with guidance are sampled in steps [4]"],
+    ),
+    "tangent": (["scd.tangent=cut"], ["scd.tangent: ", "'normalize', 'clip' or 'raw' (value 'cut')"]),
+    "variant of nothing": (["variants.raw.tangent=raw"], ["variants.raw.of: is None: name what it varies, scd or sct"]),
+    "variant of a teacher": (["variants.raw.of=teacher"], ["variants.raw.of: is 'teacher': name what it varies"]),
+    "key of a variant": (
+        ["variants.raw={of: scd, tangant: raw}"],
+        ["variants.raw:", "tangant: unknown key (value 'raw')", "did you mean 'tangent'?"],
+    ),
+    "value of a variant": (
+        ["variants.raw={of: scd, discrete_steps: 1}"],
+        ["variants.raw:", "discrete_steps: 1 leaves no time"],
+    ),
+    "average of a variant": (
+        ["variants.raw={of: scd, teacher_ema: 0.2}"],
+        ["variants.raw.teacher_ema: 0.2 is not among ema.sigma_rel [0.1]: add it there"],
+    ),
+    "guidance of a variant": (
+        ["variants.raw={of: sct, guidance: [1, 2]}"],
+        ["variants.raw.guidance: consistency training has no teacher that could be guided"],
+    ),
+    "name of a variant": (["variants.scd.of=scd"], ["variants.scd", "is a method: name the variant otherwise"]),
+    "letters of a variant": (
+        ["variants={a-b: {of: scd}}"],
+        ["variants.a-b", "by letters, digits and . _ + alone, 40 at most"],
+    ),
+    "variant without its section": (
+        ["methods=[teacher, sct]", "scd=null", "variants.raw.of=scd"],
+        ["variants.raw: the file has no section scd that it could vary: add one"],
     ),
     "strategy": (["launch.strategy=zero4"], ["launch.strategy: ", "'zero3' (value 'zero4')"]),
     "held out": (["data.held_out=null"], ["data: held_out: name held-out shards"]),

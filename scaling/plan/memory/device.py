@@ -73,7 +73,7 @@ def device_memory(
     parts, distilled = PARTS[method], is_distilled(method)
     student = replace(network, guidance=guided) if distilled else network
     trained = [student] * len(parts.trained)
-    teacher = [replace(network, guidance=False)] if distilled else []
+    teacher = [replace(network, guidance=False, second_time=False)] if distilled else []
     held = [_held(each, strategy, world) for each in trained]
     # Beside ZeRO-3 the teacher is sharded by FSDP2.
     frozen = [_held(each, "fsdp2" if strategy == "zero3" else strategy, world) for each in teacher]

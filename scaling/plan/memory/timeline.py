@@ -27,7 +27,8 @@ from models.trigflow import TrigFlowNet
 from scaling.config.methods import FAKE, STUDENT, TEACHER
 from scaling.config.sections import Precision
 from scaling.methods.batch import Batch, Noise
-from scaling.methods.consistency import Tangent, consistency_loss
+from scaling.methods.consistency import consistency_loss
+from scaling.methods.tangent import Tangent
 from scaling.methods.teacher import teacher_loss
 from scaling.methods.vsd import distillation_loss
 from scaling.plan.memory.activations import WIDTH, Scored
@@ -76,7 +77,7 @@ def transient_events(
         t, labels = torch.empty(batch), torch.zeros(batch, dtype=torch.int64)
     net.unet.activation_checkpointing = checkpointing
     strength = t if scored == "guided" else None
-    samples = Batch(x, x, t, labels, Dropout(0.1, labels, dropout_to), strength, {"vsd": Noise(x, t)})
+    samples = Batch(x, x, t, labels, Dropout(0.1, labels, dropout_to), strength, further={"vsd": Noise(x, t)})
     tracker = LiveBytes()
     with without_compiler(), tracker, _autocast(precision):
         if scored:
