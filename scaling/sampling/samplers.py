@@ -11,7 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.trigflow import SIGMA_DATA, T_MAX, denoise, edm_times
+from models.network import SIGMA_DATA, T_MAX
+from models.trigflow import denoise, edm_times
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # F at (x / sigma_data, t): [B, C, H, W], [B] -> [B, C, H, W]
 Leading = Callable[[Tensor, Tensor, Tensor], Tensor]  # the same with the time to lead to
