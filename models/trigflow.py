@@ -6,7 +6,6 @@ level of EDM by sigma = sigma_data tan(t), x_t = cos(t) x_sigma. All data have s
 
 from __future__ import annotations
 
-import math
 from typing import Literal, overload
 
 import torch
@@ -18,9 +17,6 @@ from models.embedding import CosineEmbedding, noise_condition
 from models.network import SIGMA_DATA, WEIGHT_CHANNELS, NetworkConfig
 from models.primitives import MPLinear
 from models.unet import UNet
-
-SIGMA_MAX = 80.0
-T_MAX = math.atan(SIGMA_MAX / SIGMA_DATA)  # 1.5645: where sampling starts
 
 
 def time_from_sigma(sigma: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.trigflow import SIGMA_DATA, SIGMA_MAX, T_MAX, denoise, time_from_sigma
+from models.network import SIGMA_DATA, SIGMA_MAX, T_MAX
+from models.trigflow import denoise, time_from_sigma
 
 SIGMA_MIN = 0.002
 RHO = 7.0

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from models.encoders import RGB
 from models.family import Family, FamilyError
 from models.network import NetworkConfig
+from models.release import ModelError
 from scaling.config.encoders import known_encoder
 from scaling.config.sections import ConsistencyRecipe
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
-from scaling.weights.folder import ModelError, SavedModel, load_model
+from scaling.weights.folder import SavedModel, load_model
 
 SHARED = ("resolution", "latent_channels", "num_classes")  # what a teacher and its students must agree on
 
@@ -61,12 +61,11 @@ def _content_faults(saved: SavedModel, study: StudyConfig) -> Iterator[str]:
             f"its parameterization is {description.parameterization!r}, and a teacher's is 'trigflow': import it again "
             "with --as trigflow-teacher"
         )
-    encoder = description.encoder or RGB.name  # networks that see pixels take them as rgb-v1 does (EDM2)
-    ours = known_encoder(study.data.encoder, "data.encoder").name
+    encoder, ours = description.encoder["name"], known_encoder(study.data.encoder, "data.encoder").name
     if encoder != ours:
         yield (
-            f"its encoder is {description.encoder or 'none (pixels, which is rgb-v1)'}, but data.encoder is "
-            f"{ours}: one network's latents are noise to another; use data of its encoder"
+            f"its encoder is {encoder}, but data.encoder is {ours}: one network's latents are noise to another; use "
+            "data of its encoder"
         )
 
 
