@@ -69,7 +69,9 @@ class Sampler(nn.Module):
         super().__init__()
         self.graph, self.net = graph, bake(graph.network)
         statistics = torch.tensor([graph.encoder.mean, graph.encoder.std])[:, :, None, None]
-        self.mean = nn.Buffer(statistics[0].clone())  # a tensor of its own: a view is saved with all that it shows a part of
+        self.mean = nn.Buffer(
+            statistics[0].clone()
+        )  # a tensor of its own: a view is saved with all that it shows a part of
         self.scale = nn.Buffer(statistics[1] / SIGMA_DATA)
 
     def forward(
@@ -109,7 +111,7 @@ def trace(graph: Graph) -> torch.export.ExportedProgram:
     """The sampler as a graph of ATen's operations with a symbolic batch size."""
     sampler = Sampler(graph).eval()
     arguments = example(graph.network.config, graph.inputs)
-    batch = dict.fromkeys(arguments, {0: torch.export.Dim("batch")})
+    batch = {name: {0: torch.export.Dim("batch")} for name in arguments}
     program = torch.export.export(sampler, (), arguments, dynamic_shapes=batch, strict=False)
     return program.run_decompositions({torch.ops.trigscale.attention.default: _plain_attention})
 
@@ -126,9 +128,7 @@ def example(config: NetworkConfig, names: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: every[name]() for name in names}
 
 
-def _plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, path: str
-) -> tuple[Tensor, Tensor]:
+def _plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, path: str) -> tuple[Tensor, Tensor]:
     """What stands in the graph for our operator, which no other program knows: all logits at once."""
     return reference.attention(q, k, v, scale, causal, torch.float32), q.new_zeros(q.shape[:3])
 
