@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.files import sha256_file
@@ -96,6 +96,22 @@ class Release:
                 reader.read(self.tensors[name], 0, tensor.view(-1))
         return state
 
+    def load_into(self, net: TrigFlowNet) -> None:
+        """Fill a network of this shape with what it holds of the weights on this rank, and nothing more.
+
+        It may be whole, sharded by FSDP2 (`fully_shard`, then `to_empty`) or made under `deepspeed.zero.Init`. Every
+        rank calls it and reads its own share alone, so hashes are not looked at: call `verify` on one rank before.
+        ModelError where the network is another one.
+        """
+        from models.sharded import local_runs
+
+        if net.config != self.config:
+            raise ModelError(f"{self.folder}: holds the network {self.config}, not {net.config}")
+        runs = local_runs(net)
+        with open_runs() as reader:
+            for name, run in runs.items():
+                reader.read(self.tensors[name], run.first, run.local)
+
     def network(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> TrigFlowNet:
         """The network for inference; `dtype` of its parameters: float32 unless given. Buffers stay float32."""
         import torch
@@ -117,14 +133,15 @@ def load_release(
     its parameters, float32 unless given. Raises ModelError, naming the file, where a name, a shape or a hash is not
     what it must be; it is a `data_pipeline.errors.UserError`.
     """
-    return read_release(Path(folder)).network(device, dtype)
+    return read_release(folder).network(device, dtype)
 
 
-def read_release(folder: Path) -> Release:
+def read_release(folder: Path | str) -> Release:
     """Read the description of a folder of weights and the names and shapes in it; the weights themselves wait.
 
     Raises ModelError: foreign, damaged or altered files, or those of a newer version.
     """
+    folder = Path(folder)
     path = folder / CONFIG
     content = read_json(path)
     version = _version(content, path)
@@ -161,7 +178,8 @@ def read_sums(folder: Path) -> dict[str, str]:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             sha256, _, name = line.partition("  ")
-            if not HASH.fullmatch(sha256) or not name or "/" in name or name in found:
+            inside = PurePosixPath(name)
+            if not HASH.fullmatch(sha256) or not name or inside.is_absolute() or ".." in inside.parts or name in found:
                 raise ValueError(f"line {line!r:.100}")
             found[name] = sha256
     except FileNotFoundError:

@@ -99,7 +99,7 @@ class RunReader:
             self._descriptors[path] = os.open(path, os.O_RDONLY)
         if not into.numel():
             return
-        view = memoryview(into.detach().view(torch.uint8).numpy())
+        view = into.detach().view(torch.uint8).numpy().data
         while view:
             count = os.preadv(self._descriptors[path], [view], begin)
             if not count:

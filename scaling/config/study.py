@@ -16,7 +16,6 @@ from data_pipeline.text import is_safe
 from scaling.config.families import CONFIGS
 from scaling.config.sections import (
     METHODS,
-    ConsistencyRecipe,
     Data,
     Ema,
     Evaluation,
@@ -26,6 +25,7 @@ from scaling.config.sections import (
     Precision,
     Recipe,
     Sampling,
+    Student,
     StudentRecipe,
     Teacher,
     VsdRecipe,
@@ -63,8 +63,8 @@ class StudyConfig(Section):
     precision: Precision = Field(default="fp32", description="arithmetic of the network; weights stay float32")
     data: Data = Data()
     teacher: Teacher
-    scd: ConsistencyRecipe | None = None
-    sct: ConsistencyRecipe | None = None
+    scd: Student | None = None
+    sct: Student | None = None
     vsd: VsdRecipe | None = None
     by_size: dict[str, dict[SizeSection, dict[str, Any]]] = Field(
         default_factory=dict,

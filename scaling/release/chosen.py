@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
 from data_pipeline.errors import UserError
 from data_pipeline.manifest import DataError, Manifest
-from models.encoders import Encoder
-from models.network import NetworkConfig
+from models.release import CONFIG, SCORES, read_json
 from scaling.config.validation import ConfigError, validate
 from scaling.plan.costs import cost
 from scaling.run.home import RunHome, StudyFolder
@@ -22,8 +22,10 @@ from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.checkpoints.files import CheckpointError
 from scaling.training.start import averaged_weights
 from scaling.weights.ema import LARGE_ERROR, reconstruct
-from scaling.weights.folder import Average, DataFacts, Training
+from scaling.weights.folder import Average, DataFacts, Description, Parent, Training, describe_network, load_model
 from scaling.work.sampling import find_checkpoint
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,24 +41,45 @@ class Wanted:
 class Chosen:
     """Weights and what is known of their making.
 
-    average: which weights of the run they are. home: the folder of the run, None where a checkpoint lies alone.
-    scores: those of the run, None unless they are of exactly these weights. unverified: what could not be verified.
+    description: of them, but for their type, licence and picture. home: the folder of the run, None where it is not
+    known. scores: those of the run, None unless they are of exactly these weights. vae: where the run's VAE lies.
     """
 
-    config: NetworkConfig
-    encoder: Encoder
+    description: Description
     state: Mapping[str, Tensor]
-    spec: RunSpec
-    average: Average
-    home: RunHome | None
-    scores: RunScores | None
-    training: Training
-    data: DataFacts | None
-    unverified: tuple[str, ...]
+    home: RunHome | None = None
+    scores: RunScores | None = None
+    vae: Path | None = None
 
 
 def choose(path: Path, wanted: Wanted) -> Chosen:
-    """The weights in a run's folder or in one of its checkpoints. CheckpointError, ConfigError or DataError."""
+    """The weights in a run's folder, in one of its checkpoints, or at rest. A UserError names the file."""
+    return _at_rest(path, wanted) if (path / CONFIG).is_file() else _of_run(path, wanted)
+
+
+def _at_rest(folder: Path, wanted: Wanted) -> Chosen:
+    """Imported weights, an average of `model ema`, or another release, which says itself what is known."""
+    if wanted != Wanted():
+        raise ConfigError(f"--sigma-rel, --raw: choose among the weights of a run, and {folder} holds one set of them")
+    saved = load_model(folder)
+    description = saved.description
+    if description.parameterization != "trigflow":
+        raise ConfigError(f"{folder}: holds EDM2's F: import it again with --as trigflow-teacher")
+    unknown = list(description.unverified)
+    if description.source is None and description.data is None and not unknown:
+        unknown.append(f"data: {folder / CONFIG} does not say what the weights were trained on")
+    kept = description.model_copy(update={"unverified": tuple(unknown)})
+    return Chosen(kept, saved.state(), scores=_kept_scores(folder))
+
+
+def _kept_scores(folder: Path) -> RunScores | None:
+    """Those of a release that is released again."""
+    path = folder / SCORES
+    kept = read_json(path)["scores"] if path.is_file() else None
+    return RunScores.model_validate(kept) if kept else None
+
+
+def _of_run(path: Path, wanted: Wanted) -> Chosen:
     found = checkpoint.load(find_checkpoint(path))
     if "spec" not in found.metadata:
         raise CheckpointError(f"{found.path}: does not say of which run it is: not written by trigscale")
@@ -72,21 +95,37 @@ def choose(path: Path, wanted: Wanted) -> Chosen:
     last = found.step == spec.recipe.steps
     scored = spec.sampling.teacher_ema if spec.method == "teacher" else spec.sampling.student_ema
     judged = run is not None and last and average.profile == scored and average.profile_error is None
-    return Chosen(
-        config=spec.network_config(),
-        encoder=spec.data.latent_encoder(),
-        state=state,
-        spec=spec,
+    encoder = spec.data.latent_encoder()
+    if encoder.vae is not None and spec.data.vae_sha256 is not None:
+        encoder = replace(encoder, map=replace(encoder.vae, sha256=spec.data.vae_sha256))
+    description = describe_network(
+        spec.network_config(),
+        encoder,
+        run=spec,
         average=average,
-        home=home if run else None,
-        scores=home.read_scores() if judged else None,
         training=_training(found, spec, home if run else None, run),
         data=_data(manifest) if manifest else None,
+        parent=_parent(run) if run else None,
         unverified=tuple(unverified),
+    )
+    return Chosen(
+        description,
+        state,
+        home=home if run else None,
+        scores=home.read_scores() if judged else None,
+        vae=run.vae if run else None,
     )
 
 
-def _noted(find: Callable[[], RunFile | Manifest], what: str, unverified: list[str]) -> RunFile | Manifest | None:
+def _parent(run: RunFile) -> Parent | None:
+    """Weights at rest that the run started from, or its teacher."""
+    if run.spec.weights is not None:
+        licence = load_model(run.weights).description.licence if run.weights and run.weights.is_dir() else None
+        return Parent(sha256=run.spec.weights, licence=licence)
+    return _parent(load_run(run.teacher_home)) if run.teacher_home and run.teacher_home.is_dir() else None
+
+
+def _noted(find: Callable[[], T], what: str, unverified: list[str]) -> T | None:
     """What is found; None where it is not, with the reason among what is unverified."""
     try:
         return find()

@@ -90,7 +90,7 @@ class RunSpec(Section):
     sampling: Sampling
     evaluation: Evaluation
     max_nonfinite_steps: int
-    weights: str | None = Field(description="SHA-256 of the weights at rest that a teacher starts from")
+    weights: str | None = Field(description="SHA-256 of the weights at rest that it starts from")
     teacher: str | None = Field(description="identity of the run that a student starts from or distils")
     student: str | None = Field(description="identity of the sCD run that VSD starts from")
     networks: dict[SpaceName, str] = Field(
@@ -122,7 +122,7 @@ class RunFile(Section):
     references: dict[SpaceName, Path] = Field(description="statistics of the real images, by space of features")
     networks: NetworkFiles = Field(description="where the networks lie whose features judge")
     teacher_home: Path | None = Field(description="home of the teacher's run")
-    weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
+    weights: Path | None = Field(default=None, description="folder of the weights at rest that it starts from")
     vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")
     loading: Loading = Loading()
     launch: Launch

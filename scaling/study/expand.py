@@ -5,13 +5,21 @@ from __future__ import annotations
 from functools import partial
 
 from models.family import Family, network_config
-from scaling.config.sections import ConsistencyRecipe, Method, StudentRecipe, Teacher, TeacherRecipe, VsdRecipe
+from scaling.config.sections import (
+    ConsistencyRecipe,
+    Method,
+    Student,
+    StudentRecipe,
+    Teacher,
+    TeacherRecipe,
+    VsdRecipe,
+)
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.evaluation.spaces.files import network_hashes
 from scaling.run.spec import PlannedRun, RunData, RunSpec
 from scaling.weights.folder import SavedModel
-from scaling.weights.teacher import teacher_weights
+from scaling.weights.teacher import student_weights, teacher_weights
 
 
 def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun]:
@@ -29,9 +37,11 @@ def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun
             runs.append(PlannedRun(teacher, None, weights.folder if weights else None))
             for method in study.methods:
                 if method in ("scd", "sct"):
-                    runs.append(PlannedRun(make(method, teacher), teacher))
+                    start = student_weights(study, family, size, method)
+                    student = make(method, teacher, weights=start)
+                    runs.append(PlannedRun(student, teacher, start.folder if start else None))
             if "vsd" in study.methods:
-                student = make("scd", teacher)
+                student = make("scd", teacher, weights=student_weights(study, family, size, "scd"))
                 runs.append(PlannedRun(make("vsd", teacher, student), student))
     return runs
 
@@ -48,11 +58,14 @@ def _spec(
     weights: SavedModel | None = None,
 ) -> RunSpec:
     recipe = study.recipe(method, size)
-    if isinstance(recipe, Teacher):  # without the folder of its weights, which may be moved
+    # Without the folder of its weights, which may be moved.
+    if isinstance(recipe, Teacher):
         recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
+    elif isinstance(recipe, Student):
+        recipe = ConsistencyRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
     assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe), "the kinds of recipe"
     guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
-    network = weights.config if weights else family.size(size)
+    network = weights.config if weights and method == "teacher" else family.size(size)
     if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:
         raise ConfigError(
             f"guidance: num_classes of size {size!r} of family {family.name!r} is 0, and guidance needs classes: "

@@ -22,10 +22,14 @@ GUIDANCE_KEYS = tuple(f"unet.emb_guidance{key}" for key in (".weight", "_gain", 
 
 @dataclass(frozen=True)
 class Origin:
-    """The network that a run starts from or distils: its shape, and its state by the names of TrigFlowNet."""
+    """The network that a run starts from or distils: its shape, and its state by the names of TrigFlowNet.
+
+    start: the state that a student goes on from, where that is not its teacher's.
+    """
 
     config: NetworkConfig
     state: Mapping[str, Tensor]
+    start: Mapping[str, Tensor] | None = None
 
     def frozen(self) -> TrigFlowNet:
         """The network, not to be trained; RuntimeError names keys of the state that are missing or surplus."""
@@ -52,7 +56,7 @@ def first_network(spec: RunSpec, origin: Origin | None) -> TrigFlowNet:
     """The network of a run before its first step, on the CPU; RuntimeError where the origin's state does not fit.
 
     One that is trained on gets a fresh weighting w(t): its loss has another scale than that which its weights come
-    from, a student's than its teacher's, and a TrigFlow teacher's than EDM2's.
+    from, a student's than its teacher's, and a TrigFlow teacher's than EDM2's. A student that goes on keeps its own.
     """
     net = build_network(spec.network_config(), derive_seed(spec.seed, "init"))
     recipe = spec.recipe
@@ -60,6 +64,9 @@ def first_network(spec: RunSpec, origin: Origin | None) -> TrigFlowNet:
         return net
     own = net.state_dict()
     added = {name: own[name] for name in GUIDANCE_KEYS if net.config.guidance}
+    if origin.start is not None:
+        net.load_state_dict({**added, **origin.start})
+        return net
     net.load_state_dict({**origin.state, **added})
     if recipe.steps:
         net.reset_weighting(torch.Generator().manual_seed(derive_seed(spec.seed, "weighting")))

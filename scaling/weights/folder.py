@@ -81,6 +81,13 @@ class Training(Section):
     device: str | None = Field(description="what they are")
 
 
+class Parent(Section):
+    """Weights at rest that the run, or its teacher, started from."""
+
+    sha256: str = Field(description="what they are known by")
+    licence: str | None = Field(description="what they may be used for; null: nothing was said")
+
+
 class DataFacts(Section):
     """What the weights were trained on."""
 
@@ -106,6 +113,7 @@ class Description(Section):
     dtype: Precision = Field(default="fp32", description="type of the parameters; buffers are float32")
     average: Average | None = Field(default=None, description="which weights of the run these are")
     licence: str | None = Field(default=None, description="what the weights may be used for; null: nothing was said")
+    parent: Parent | None = Field(default=None, description="weights at rest that their making started from")
     source: Source | None = Field(default=None, description="where imported weights come from")
     training: Training | None = Field(default=None, description="what making them took")
     data: DataFacts | None = Field(default=None, description="what they were trained on")
@@ -261,9 +269,10 @@ def write_weights(
 
 
 def write_sums(partial: Path) -> None:
-    """Write the hashes of all files of a folder that is being made, as its last file."""
-    names = sorted(path.name for path in partial.iterdir())
-    write_text_atomic(partial / SUMS, sums_text({name: sha256_file(partial / name) for name in names}))
+    """Write the hashes of all files in a folder that is being made, and in folders inside it, as its last file."""
+    paths = [path for path in partial.rglob("*") if path.is_file() and path != partial / SUMS]
+    hashes = {path.relative_to(partial).as_posix(): sha256_file(path) for path in paths}
+    write_text_atomic(partial / SUMS, sums_text(hashes))
 
 
 def _groups(description: Description, state: Mapping[str, Tensor], split: int) -> list[list[str]]:

@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -82,15 +83,15 @@ def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None
 
 
 def _origin(config: RunFile) -> Origin | None:
-    """What the run starts from: of a student its teacher's average, of a teacher its weights at rest, if any."""
-    recipe = config.spec.recipe
-    if config.teacher_home is not None and isinstance(recipe, StudentRecipe):
-        return _teacher(config.teacher_home, recipe.teacher_ema)
+    """What the run starts from: of a student its teacher's average; of either its weights at rest, if any."""
+    recipe, saved = config.spec.recipe, None
     if config.spec.weights is not None:
         assert config.weights is not None, "a run that starts from weights says where they lie"
         saved = planned_weights(config.weights, config.spec.weights)
-        return Origin(saved.config, saved.state())
-    return None
+    if config.teacher_home is not None and isinstance(recipe, StudentRecipe):
+        teacher = _teacher(config.teacher_home, recipe.teacher_ema)
+        return replace(teacher, start=saved.state()) if saved else teacher
+    return Origin(saved.config, saved.state()) if saved else None
 
 
 def _teacher(home: Path, profile: float) -> Origin:

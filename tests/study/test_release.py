@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 from models import load_release
-from models.release import CONFIG, SUMS, WEIGHTS
+from models.release import CONFIG, GRID, SUMS, WEIGHTS
+from models.trigflow import TrigFlowNet
 from scaling.training.checkpoints import checkpoint
 from scaling.training.start import averaged_weights
+from scaling.weights.edm2 import import_edm2
 from scaling.weights.folder import load_model
+from tests.models.edm2_files import TINY, random_state, write_network
 
 Fixture = Any  # conftest.py says what it is
 
@@ -29,10 +37,10 @@ def released(tmp_path_factory: pytest.TempPathFactory, finished: Fixture) -> dic
     return {m: release(finished.of(m), folder / m, Options(licence="CC-BY-4.0")).folder for m in ("teacher", "scd")}
 
 
-def inputs(net: torch.nn.Module) -> tuple[torch.Tensor, ...]:
-    config = net.config  # pyright: ignore[reportAttributeAccessIssue]
+def inputs(net: TrigFlowNet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    config = net.config
     x = torch.randn(3, config.latent_channels, *[config.resolution] * 2, generator=torch.Generator().manual_seed(0))
-    return x, torch.tensor([0.1, 1.1, 1.56]), torch.tensor([0, 3, 9])  # pyright: ignore[reportReturnType]
+    return x, torch.tensor([0.1, 1.1, 1.56]), torch.tensor([0, 3, 9])
 
 
 def test_a_release_computes_what_its_run_computes(finished: Fixture, released: dict[str, Path]) -> None:
@@ -109,3 +117,134 @@ def test_a_release_is_sampled_alone(finished: Fixture, released: dict[str, Path]
         assert (result.code, result.err) == (0, "")
         with np.load(to) as made, np.load(finished.of(method) / "samples" / f"steps-{steps}.npz") as own:
             assert np.array_equal(made["images"], own["images"])
+
+
+def test_the_card_says_what_a_stranger_needs(finished: Fixture, released: dict[str, Path]) -> None:
+    scores = json.loads((finished.of("scd") / "scores.json").read_text())
+    card = (released["scd"] / "README.md").read_text()
+    for said in (
+        "# sCD, size xs, of study tiny",
+        "license: cc-by-4.0",
+        f"EDM2's U-Net with {load_model(released['scd']).description.parameters:,} parameters",
+        "exponential moving average of sigma_rel 0.1 after 18 steps",
+        "![Samples that nobody selected](grid.png)",
+        "The first 20 seeds, classes in turn, 1 step above 2 steps",
+        "FD-fashion: N = 100 samples",
+        "These distances are not FID",
+        "Data: train, 300 training samples",
+        "18 steps of 16 images",
+        "device-hours of training (1 device on ",
+        "**xs** (this one)",
+        f"SHA-256 {load_model(released['scd']).sha256}",
+        *(f"{score['value']:.4g} [" for score in scores["metrics"][0]["scores"]),
+    ):
+        assert said in card, said
+    assert "Not verified" not in card
+    kept = json.loads((released["scd"] / "scores.json").read_text())
+    assert kept["scores"] == scores
+    assert [run["method"] for run in kept["curve"]["runs"]] == ["teacher", "scd", "scd"]
+    assert "it draws" not in (released["teacher"] / "README.md").read_text().lower()
+
+
+@pytest.mark.parametrize("method", ["teacher", "scd"])
+def test_the_code_of_the_card_runs(released: dict[str, Path], method: str) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (released[method] / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace('"DIR"', repr(str(released[method]))), names)  # noqa: S102 - what a reader would paste
+    assert (names["images"].shape, names["images"].dtype) == ((10, 16, 16, 1), torch.uint8)
+    assert names["images"].float().std() > 1
+
+
+def test_a_release_verifies_until_something_is_altered(released: dict[str, Path], tmp_path: Path, cli: Fixture) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(released["scd"], folder)
+    result = cli("release", "verify", folder)
+    assert (result.code, result.err) == (0, "")
+    assert "every pixel the same" in result.out
+    for name in ("README.md", "scores.json", "grid.png", CONFIG, WEIGHTS):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(kept[:-2] + bytes([kept[-2] ^ 1]) + kept[-1:])
+        result = cli("release", "verify", folder)
+        assert (result.code, result.out, str(folder / name) in result.err) == (2, "", True), name
+        (folder / name).write_bytes(kept)
+    (folder / "more.txt").touch()
+    assert "is not listed in SHA256SUMS" in cli("release", "verify", folder).err
+    (folder / "more.txt").unlink()
+    (folder / "README.md").unlink()
+    assert "README.md: no such file" in cli("release", "verify", folder).err
+
+
+def test_a_picture_of_other_weights_is_seen_though_every_hash_is_true(
+    released: dict[str, Path], tmp_path: Path, cli: Fixture
+) -> None:
+    from scaling.weights.folder import write_sums
+
+    folder = tmp_path / "copy"
+    shutil.copytree(released["scd"], folder)
+    picture = np.asarray(Image.open(folder / GRID))
+    Image.fromarray(np.ascontiguousarray(picture[:, ::-1])).save(folder / GRID)
+    (folder / SUMS).unlink()
+    write_sums(folder)
+    result = cli("release", "verify", folder)
+    assert result.code == 2
+    assert f"{folder / GRID}: " in result.err
+    assert "of its pixels differ by more than 1 of 255" in result.err
+
+
+def test_what_cannot_be_verified_is_said(finished: Fixture, tmp_path: Path, cli: Fixture) -> None:
+    """A checkpoint without its run, and a run whose data are gone or others, are released on request alone."""
+    alone = tmp_path / "alone" / "checkpoints" / "step-00000018"
+    shutil.copytree(finished.saved("scd")[-1], alone)
+    moved = finished.copy(tmp_path / "moved")
+    config = moved.of("scd") / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**content, "shards": str(tmp_path / "gone")}))
+    for number, (path, reason) in enumerate(
+        [(alone, "configuration: "), (moved.of("scd"), f"data: {tmp_path / 'gone' / 'manifest.json'}")]
+    ):
+        to = tmp_path / f"to-{number}"
+        result = cli("release", path, "--to", to)
+        assert (result.code, to.exists()) == (2, False)
+        assert "not all of its making can be verified" in result.err
+        assert reason in result.err
+        result = cli("release", path, "--to", to, "--unverified")
+        assert (result.code, result.err) == (0, "")
+        assert "**Not verified.**" in (to / "README.md").read_text()
+        found = cli("release", "verify", to)
+        assert (found.code, "not verified when it was released: " in found.out) == (0, True)
+
+
+def test_a_release_of_weights_at_rest(released: dict[str, Path], tmp_path: Path, cli: Fixture) -> None:
+    """A release in another type says the same of its making; EDM2's networks stay under their licence."""
+    assert cli("release", released["scd"], "--to", tmp_path / "half", "--dtype", "bf16").code == 0
+    first, again = (load_model(path).description for path in (released["scd"], tmp_path / "half"))
+    assert again == first.model_copy(update={"dtype": "bf16"})
+    assert cli("release", "verify", tmp_path / "half").code == 0
+    path = write_network(tmp_path / "network-snapshot-0002147-0.100.pkl", random_state(TINY))
+    import_edm2(path, tmp_path / "imported", "trigflow")
+    result = cli("release", tmp_path / "imported", "--to", tmp_path / "edm2", "--licence", "MIT")
+    assert (result.code, "stays under the licence of its source" in result.err) == (2, True)
+    assert cli("release", tmp_path / "imported", "--to", tmp_path / "edm2").code == 0
+    card = (tmp_path / "edm2" / "README.md").read_text()
+    assert "Imported from network-snapshot-0002147-0.100.pkl" in card
+    assert "license: other" in card
+    assert "CC BY-NC-SA 4.0" in card
+    assert not (tmp_path / "edm2" / GRID).exists()  # no VAE is at hand
+    assert "no picture" in cli("release", "verify", tmp_path / "edm2").out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_leaves_nothing(finished: Fixture, tmp_path: Path) -> None:
+    """The write of the weights, of the card or of the list fails, as on a full disk, where files may not be so long."""
+    for limit in (1, 30_000, 190_000):
+        script = (
+            "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+            "from scaling.cli.main import app, run_cli;"
+            "sys.exit(run_cli(lambda: app(sys.argv[1:])))"
+        )
+        command = [sys.executable, "-c", script, "release", str(finished.of("scd")), "--to", str(tmp_path / "to")]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 2, found.stderr
+        assert str(tmp_path / "to") in found.stderr
+        assert list(tmp_path.iterdir()) == []
