@@ -34,9 +34,9 @@ pipe = DiffusionPipeline.from_pretrained("DIR", trust_remote_code=True{vae})
 images = pipe(class_labels=[{classes}], num_inference_steps=2).images
 ```
 
-`trust_remote_code`: diffusers has no network of this kind, so `pipeline.py` and `unet/*.py` are code; read it first. The
-scheduler is diffusers' SCMScheduler. Given noise and `renoise`, the samples are those of trigscale. Written for diffusers
-{tested}.
+`trust_remote_code`: diffusers has no network of this kind, so `pipeline.py` and `unet/*.py` are code; read it first.
+The scheduler is diffusers' SCMScheduler. Given `noise` and `renoise`, the samples are those of trigscale. Written for
+diffusers {tested}; load it in float32.
 
 Licence of the weights: {licence}.
 """

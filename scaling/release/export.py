@@ -35,7 +35,7 @@ def export(path: Path, to: Path, *, steps: int | None = None, vae: Path | None =
         refuse_occupied(to)
     held = hold(path, torch.device("cpu"))
     if not isinstance(held.spec.recipe, StudentRecipe):
-        raise ExportError(f"{path}: {held.spec.name()} is a teacher; what is exported samples in 1 or 2 steps: a student")
+        raise ExportError(f"{path}: {held.spec.name()} is a teacher: what is exported samples in 1 or 2 steps")
     if graph:
         encoder, middle = held.spec.data.latent_encoder(), held.spec.sampling.intermediate_t
         return write_graph(Graph(held.network, encoder, steps or 1, middle), to)

@@ -6,6 +6,8 @@ Both files stand alone: the graph holds the weights, normalised once and for all
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +101,13 @@ def write_graph(graph: Graph, path: Path) -> dict[str, Any]:
     """
     if path.suffix not in ENDINGS:
         raise ExportError(f"{path}: ends in none of {', '.join(ENDINGS)}: the ending says what is written")
+    if path.suffix == ".onnx":
+        _need_onnx(path)
     make_parents(path)
-    program, facts = trace(graph), graph.facts()
-    write = _write_onnx if path.suffix == ".onnx" else _write_pt2
-    write(program, facts, path)
+    with warnings.catch_warnings():  # torch's own, of what it is about to change in itself
+        warnings.simplefilter("ignore", FutureWarning)
+        program, facts = trace(graph), graph.facts()
+        (_write_onnx if path.suffix == ".onnx" else _write_pt2)(program, facts, path)
     return {"file": str(path), **facts}
 
 
@@ -138,12 +143,18 @@ def _write_pt2(program: torch.export.ExportedProgram, facts: dict[str, Any], pat
         torch.export.save(program, stream, extra_files={"trigscale.json": json.dumps(facts)})
 
 
-def _write_onnx(program: torch.export.ExportedProgram, facts: dict[str, Any], path: Path) -> None:
+def _need_onnx(path: Path) -> None:
     try:
-        import onnx
+        import onnx  # noqa: F401  # pyright: ignore[reportUnusedImport]
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise ExportError(f"{path}: ONNX needs {error.name}: pip install 'trigscale[onnx]'") from error
+
+
+def _write_onnx(program: torch.export.ExportedProgram, facts: dict[str, Any], path: Path) -> None:
+    import onnx
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says that torchvision is missing, which nothing needs
     made: Any = torch.onnx.export(
         program, dynamo=True, opset_version=OPSET, input_names=[*facts["inputs"]], output_names=["latents"],
         verbose=False, external_data=False,

@@ -65,7 +65,12 @@ def noises(net: TrigFlowNet, count: int = 3) -> tuple[torch.Tensor, torch.Tensor
 
 
 def own_samples(
-    net: TrigFlowNet, noise: torch.Tensor, renoise: torch.Tensor, labels: torch.Tensor, steps: int, **inputs: torch.Tensor
+    net: TrigFlowNet,
+    noise: torch.Tensor,
+    renoise: torch.Tensor,
+    labels: torch.Tensor,
+    steps: int,
+    **inputs: torch.Tensor,
 ) -> torch.Tensor:
     """Our samples [B, C, H, W] from that noise."""
     from scaling.sampling.samplers import sample_student

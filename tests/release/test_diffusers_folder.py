@@ -44,6 +44,32 @@ def run(folder: Path, *folders: Path) -> None:
     run_without(PROGRAM, folder, *folders, HF_HUB_OFFLINE="1", **caches)
 
 
+def test_the_parts_of_it_give_our_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its network from its file, its pipeline and diffusers' scheduler, imported from where they are carried from."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from diffusers.schedulers.scheduling_scm import SCMScheduler
+
+    from scaling.release.carried.pipeline import TrigFlowPipeline
+    from scaling.release.carried.trigflow_unet import TrigFlowUNet
+
+    net, spec = student()
+    write_diffusers(net, spec, tmp_path / "made")
+    unet: Any = TrigFlowUNet.from_pretrained(tmp_path / "made" / "unet", low_cpu_mem_usage=False)
+    pipe = TrigFlowPipeline(unet, SCMScheduler.from_pretrained(tmp_path / "made" / "scheduler"))
+    pipe.set_progress_bar_config(disable=True)
+    noise, renoise, labels = noises(net)
+    for steps in (1, 2):
+        made: Any = pipe(labels, steps, noise=noise, renoise=renoise, output_type="latent", return_dict=False)
+        assert (made[0] - own_samples(net, noise, renoise, labels, steps)).abs().max() <= 1e-6
+    with pytest.raises(ValueError, match="takes none"):
+        pipe(labels, guidance_scale=2.0)
+    with pytest.raises(ValueError, match="takes 1 or 2"):
+        pipe(labels, 3)
+    with pytest.raises(ValueError, match=r"load them with torch_dtype=torch\.float32"):
+        pipe.to(torch.bfloat16)(labels)
+
+
+@pytest.mark.nightly
 def test_its_samples_are_ours(tmp_path: Path) -> None:
     """Both flavours, one of them with guidance: to 1e-6 at least for the same noise, decoded images to the byte."""
     students: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """One- and two-step sampling of a consistency model in diffusers. Written by trigscale (Apache-2.0).
 
-The scheduler is diffusers' own SCMScheduler. What it leaves to a pipeline, in this model's conventions: noise of standard
-deviation sigma_data, a network that sees x / sigma_data and whose output counts in units of sigma_data, t_max =
-arctan(80 / sigma_data) where its own default lies beyond pi / 2, and noise that is given and not drawn.
+The scheduler is diffusers' own SCMScheduler. What it leaves to a pipeline: noise of standard deviation sigma_data, a
+network that sees x / sigma_data and whose output counts in units of sigma_data, t_max = arctan(80 / sigma_data) where
+its own default lies beyond pi / 2, and noise that is given and not drawn.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from torch.nn import functional as F
