@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Whether the request came from elsewhere; then it is refused."""
         hosts, origin = self.server.hosts, self.headers.get("Origin")
         site = self.headers.get("Sec-Fetch-Site")
-        own = self.headers.get_all("Host") in ([host] for host in hosts)
+        own = self.headers.get_all("Host", []) in [[host] for host in hosts]
         near = origin in (None, *(f"http://{host}" for host in hosts))
         if own and near and site in (None, "none", "same-origin"):
             return False

@@ -160,6 +160,16 @@ def _write_onnx(program: torch.export.ExportedProgram, facts: dict[str, Any], pa
         verbose=False, external_data=False,
     )  # fmt: skip
     model = made.model_proto
+    _name_batch(model.graph)
     onnx.helper.set_model_props(model, {"trigscale": json.dumps(facts)})
     with appearing(path) as stream:
         stream.write(model.SerializeToString())
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the symbolic dimension of an ONNX graph "batch"; torch gives it a name such as s30."""
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if symbol in dimension.dim_param:
+                dimension.dim_param = dimension.dim_param.replace(symbol, "batch")

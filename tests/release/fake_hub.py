@@ -64,7 +64,7 @@ def fake_hub() -> Iterator[Hub]:
 
         do_GET = do_POST = do_HEAD = answer
 
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, format: str, *args: Any) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         hub.address = f"http://127.0.0.1:{server.server_port}"

@@ -36,7 +36,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with fake_hub() as running:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", running.address)
-        _, _, *others = HfApi.__init__.__defaults__ or ()
+        others = (HfApi.__init__.__defaults__ or ())[2:]
         monkeypatch.setattr(HfApi.__init__, "__defaults__", (running.address, "hf_of_a_test", *others))
         yield running
 
