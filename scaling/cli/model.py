@@ -107,7 +107,7 @@ def model_ema(
     spec = load_run(home).spec
     made = reconstruct(home, spec, sigma_rel, updates, max_error)
     average = Average(profile=sigma_rel, updates=made.updates, profile_error=made.error)
-    description = describe_network(spec.network_config(), spec.data.latent_encoder(), run=spec, average=average)
+    description = describe_network(spec.network_config(), spec.data.pinned_encoder(), run=spec, average=average)
     saved = save_model(to, description, made.state)
     facts = {"folder": str(saved.folder), "sha256": saved.sha256, **made.facts()}
     terms = [asdict(term) for term in made.terms]

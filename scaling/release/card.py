@@ -18,6 +18,8 @@ from scaling.run.schemas import MetricScores, RunScores, StepScore
 from scaling.run.spec import RunSpec
 from scaling.weights.folder import Average, Description
 
+CLASSES = 20  # that are named
+
 # Licences that the Hugging Face Hub knows by these names; others are "other".
 KNOWN = ("apache-2.0", "mit", "cc0-1.0", *(f"cc-{kind}-4.0" for kind in ("by", "by-sa", "by-nc", "by-nc-sa", "by-nd")))
 
@@ -83,12 +85,15 @@ def _what(description: Description) -> str:
     network, encoder = description.network, encoder_of(description.encoder)
     kind = "diffusion model (TrigFlow)" if description.kind == "teacher" else "continuous-time consistency model (sCM)"
     classes = f"of {network['num_classes']} classes" if network["num_classes"] else "without classes"
-    size = f"{network['resolution']}x{network['resolution']} of {network['latent_channels']} channels"
-    seen = f"latents of encoder {plain(encoder.name)}, {size}" if encoder.vae else f"{plain(encoder.name)}, {size}"
+    side, channels = network["resolution"], network["latent_channels"]
+    seen = f"{side}x{side} latents of {channels} channels (encoder {plain(encoder.name)})"
     macs = f", {quantity(description.macs)} multiply-adds a pass" if description.macs else ""
     text = f"A {kind} {classes}: EDM2's U-Net with {description.parameters:,} parameters{macs}, which sees {seen}. "
     if description.kind == "student":
         text += "It draws a sample in one step or two. "
+    if description.data and description.data.class_names:
+        text += f"Classes from 0 on: {', '.join(map(plain, description.data.class_names[:CLASSES]))}"
+        text += ", and so on. " if len(description.data.class_names) > CLASSES else ". "
     if description.guidance:
         low, high = description.guidance
         text += f"It takes a guidance strength as an input and saw those from {low:g} to {high:g}. "
@@ -131,7 +136,7 @@ def _equations(description: Description) -> str:
 
 def _scores(scores: RunScores) -> list[list[str]]:
     """A heading and a line for each metric and number of steps."""
-    lines = [["metric", "steps", "NFE", "value, 95 % interval for its noise of sampling", "at infinite N", "floor"]]
+    lines = [["metric", "steps", "NFE", "value [95 % for the noise of the samples]", "at infinite N", "floor"]]
     return lines + [
         [metric_label(metric.metric), str(score.steps), str(score.nfe), *_cells(metric, score)]
         for metric in scores.metrics
@@ -186,14 +191,18 @@ def _training(description: Description) -> list[str]:
         lines += _recipe(run)
     if training is not None:
         lines.append(f"Computed: {training.images:,} images, {training.train_flops:.4g} FLOPs (2 a multiply-add).")
-        where = f" on {plain(training.device)}" if training.device else ""
-        devices = f"{training.devices} device{'' if training.devices == 1 else 's'}{where}"
+        what = f": {plain(training.device)}" if training.device else ""
+        devices = f"{training.devices} device{'' if training.devices == 1 else 's'}{what}"
         hours = training.device_hours
         lines.append(
             f"Took {hours:.3g} device-hours of training ({devices})."
             if hours is not None
             else "How long it took was not recorded."
         )
+        if training.teacher_flops is not None:
+            hours = training.teacher_device_hours
+            took = f", {hours:.3g} device-hours" if hours is not None else ""
+            lines.append(f"Its teacher before it: {training.teacher_flops:.4g} FLOPs{took}.")
     return lines or ["Nothing is known of it."]
 
 
@@ -203,8 +212,9 @@ def _recipe(run: RunSpec) -> list[str]:
         start = f" from weights of SHA-256 {run.weights}" if run.weights else ""
         first = f"Trained as a TrigFlow diffusion model{start}"
     else:
-        verb = "Trained from the data alone (sCT)" if run.method == "sct" else "Distilled (sCD)"
-        first = f"{verb}; its teacher's run is {run.teacher}, whose average {recipe.teacher_ema:g} it starts from"
+        first = f"Trained by {method_label(run.method)}; the run of its teacher is {run.teacher} (its average "
+        first += f"{recipe.teacher_ema:g})"
+        first += f"; it goes on from weights of SHA-256 {run.weights}" if run.weights else ""
     if not recipe.steps:
         return [f"{first}; taken as it is, without a step of training."]
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,6 +65,7 @@ def _at_rest(folder: Path, wanted: Wanted) -> Chosen:
     description = saved.description
     if description.parameterization != "trigflow":
         raise ConfigError(f"{folder}: holds EDM2's F: import it again with --as trigflow-teacher")
+    saved.release.encoder  # noqa: B018 - of the first version it may be known by name alone, which is a ModelError
     unknown = list(description.unverified)
     if description.source is None and description.data is None and not unknown:
         unknown.append(f"data: {folder / CONFIG} does not say what the weights were trained on")
@@ -80,7 +81,7 @@ def _kept_scores(folder: Path) -> RunScores | None:
 
 
 def _of_run(path: Path, wanted: Wanted) -> Chosen:
-    found = checkpoint.load(find_checkpoint(path))
+    found = checkpoint.load(find_checkpoint(path.resolve()))
     if "spec" not in found.metadata:
         raise CheckpointError(f"{found.path}: does not say of which run it is: not written by trigscale")
     spec = validate(RunSpec, found.metadata["spec"], f"{found.path}: spec")
@@ -95,12 +96,9 @@ def _of_run(path: Path, wanted: Wanted) -> Chosen:
     last = found.step == spec.recipe.steps
     scored = spec.sampling.teacher_ema if spec.method == "teacher" else spec.sampling.student_ema
     judged = run is not None and last and average.profile == scored and average.profile_error is None
-    encoder = spec.data.latent_encoder()
-    if encoder.vae is not None and spec.data.vae_sha256 is not None:
-        encoder = replace(encoder, map=replace(encoder.vae, sha256=spec.data.vae_sha256))
     description = describe_network(
         spec.network_config(),
-        encoder,
+        spec.data.pinned_encoder(),
         run=spec,
         average=average,
         training=_training(found, spec, home if run else None, run),
@@ -174,20 +172,30 @@ def _training(found: Checkpoint, spec: RunSpec, home: RunHome | None, run: RunFi
     """What the steps up to the checkpoint computed; and how long all steps took, where that is recorded."""
     steps = spec.recipe.steps
     share = found.step / steps if steps else 1.0
-    timings: Timings | None = home.read_timings() if home else None
+    timings = home.read_timings() if home else None
     environment = StudyFolder(home.path.parent).read_environment() if home else None
-    devices = run.launch.devices if run else None
-    hours = timings.train * devices / 3600 * share if timings and timings.train and devices else None
+    hours = _hours(timings, run)
     machine = environment.machine if environment else {}
-    device = machine.get("cpu") if machine.get("device") == "cpu" else machine.get("device")
+    device = machine.get("device")
+    if device == "cpu":
+        device = f"{machine.get('cpu')}, {timings.threads if timings else '?'} threads"
+    teacher = load_run(run.teacher_home) if run and run.teacher_home and run.teacher_home.is_dir() else None
+    taught = _hours(RunHome(run.teacher_home).read_timings(), teacher) if teacher and run and run.teacher_home else None
     return Training(
         study=run.study if run else None,
         images=found.step * spec.recipe.batch,
         train_flops=cost(spec).train_flops * share,
-        device_hours=hours and round(hours, 6),
-        devices=devices,
+        device_hours=hours and round(hours * share, 6),
+        devices=run.launch.devices if run else None,
         device=str(device) if device else None,
+        teacher_flops=cost(teacher.spec).train_flops if teacher else None,
+        teacher_device_hours=taught and round(taught, 6),
     )
+
+
+def _hours(timings: Timings | None, run: RunFile | None) -> float | None:
+    """Hours of all training steps times devices, where they were recorded."""
+    return timings.train * run.launch.devices / 3600 if timings and timings.train and run else None
 
 
 def _data(manifest: Manifest) -> DataFacts:

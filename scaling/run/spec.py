@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,13 @@ class RunData(Section):
     def latent_encoder(self) -> Encoder:
         """The encoder of the latents, with its constants."""
         return self.definition.build() if self.definition else get_encoder(self.encoder)
+
+    def pinned_encoder(self) -> Encoder:
+        """The same, of a VAE with the hash of the weights that decode this run's latents."""
+        encoder = self.latent_encoder()
+        if encoder.vae is None or self.vae_sha256 is None:
+            return encoder
+        return replace(encoder, map=replace(encoder.vae, sha256=self.vae_sha256))
 
 
 def run_data(data: Data, content_sha256: str, held_out_sha256: str, vae_sha256: str | None = None) -> RunData:

@@ -79,6 +79,8 @@ class Training(Section):
     device_hours: float | None = Field(description="hours of training times devices; null: not recorded")
     devices: int | None = Field(description="devices; null: not known")
     device: str | None = Field(description="what they are")
+    teacher_flops: float | None = Field(default=None, description="of a student: FLOPs of its teacher's training")
+    teacher_device_hours: float | None = Field(default=None, description="of a student: those of its teacher")
 
 
 class Parent(Section):
@@ -254,7 +256,7 @@ def write_weights(
     names = names if len(groups) > 1 else [WEIGHTS]
     for name, group in zip(names, groups, strict=True):
         tensors = {key: _converted(key, state[key], description.dtype) for key in group}
-        try:
+        try:  # one key: of several, safetensors 0.8 changes the order from call to call, and with it the bytes
             save_file(tensors, partial / name, {METADATA: core})
         except SafetensorError as error:
             raise ModelError(f"{shown / name}: the weights cannot be written: {error}") from error

@@ -92,11 +92,17 @@ def _content_faults(saved: SavedModel, study: StudyConfig) -> Iterator[str]:
             f"its parameterization is {description.parameterization!r}, and a teacher's is 'trigflow': import it again "
             "with --as trigflow-teacher"
         )
-    encoder, ours = description.encoder["name"], known_encoder(study.data.encoder, "data.encoder").name
-    if encoder != ours:
+    encoder, ours = description.encoder, known_encoder(study.data.encoder, "data.encoder")
+    if encoder["name"] != ours.name:
         yield (
-            f"its encoder is {encoder}, but data.encoder is {ours}: one network's latents are noise to another; use "
-            "data of its encoder"
+            f"its encoder is {encoder['name']}, but data.encoder is {ours.name}: one network's latents are noise to "
+            "another; use data of its encoder"
+        )
+    constants = [list(ours.mean), list(ours.std)]
+    if "mean" in encoder and [encoder["mean"], encoder["std"]] != constants:  # the first version knew the name alone
+        yield (
+            f"its encoder {ours.name} has mean {encoder['mean']} and std {encoder['std']}, but data.encoder of that "
+            f"name has {constants[0]} and {constants[1]}: use the constants that it was trained with"
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,18 @@ import yaml
 from PIL import Image
 
 from models import load_release
+from models.encoders import EDM2_SD_VAE
 from models.release import CONFIG, GRID, SUMS, WEIGHTS
 from models.trigflow import TrigFlowNet
+from scaling.release.card import card
+from scaling.release.words import code
+from scaling.run.spec import load_run
 from scaling.training.checkpoints import checkpoint
-from scaling.training.start import averaged_weights
+from scaling.training.start import averaged_weights, build_network
 from scaling.weights.edm2 import import_edm2
-from scaling.weights.folder import load_model
+from scaling.weights.ema import reconstruct
+from scaling.weights.folder import describe_network, load_model, save_model
+from scaling.weights.trained import load_network
 from tests.models.edm2_files import TINY, random_state, write_network
 
 Fixture = Any  # conftest.py says what it is
@@ -45,9 +54,6 @@ def inputs(net: TrigFlowNet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_a_release_computes_what_its_run_computes(finished: Fixture, released: dict[str, Path]) -> None:
     """Every bit of the average that the study scores, in float32."""
-    from scaling.run.spec import load_run
-    from scaling.weights.trained import load_network
-
     for method, folder in released.items():
         net = load_release(folder)
         found = checkpoint.load(finished.saved(method)[-1])
@@ -74,7 +80,7 @@ def test_the_folder_is_listed_and_made_again_byte_for_byte(
 
 
 def test_other_weights_of_a_run(finished: Fixture, tmp_path: Path, cli: Fixture) -> None:
-    """Raw, of half precision in several files, of a width that was not kept (refused: there are no snapshots)."""
+    """Raw, of half precision, of a width that was not kept."""
     home = finished.of("teacher")
     found = checkpoint.load(finished.saved("teacher")[-1])
     assert cli("release", home, "--to", tmp_path / "raw", "--raw").code == 0
@@ -84,9 +90,17 @@ def test_other_weights_of_a_run(finished: Fixture, tmp_path: Path, cli: Fixture)
     half, whole = load_model(tmp_path / "half").state(), averaged_weights(found, 0.1)
     for name, value in whole.items():
         assert torch.equal(half[name], value if name.endswith(("freqs", "phases")) else value.bfloat16().float())
+    arguments = ["--sigma-rel", "0.12", "--max-error"]
+    result = cli("release", home, "--to", tmp_path / "wide", *arguments, "0.00001")
+    assert (result.code, "the nearest profile is" in result.err) == (2, True)
+    assert cli("release", home, "--to", tmp_path / "wide", *arguments, "2").code == 0
+    made = reconstruct(home, load_run(home).spec, 0.12, 30, 2)
+    assert all(torch.equal(value, made.state[name]) for name, value in load_model(tmp_path / "wide").state().items())
+    assert "made after training from snapshots" in (tmp_path / "wide" / "README.md").read_text()
+    assert "no score is theirs" in (tmp_path / "wide" / "README.md").read_text()
     result = cli("release", home, "--to", tmp_path / "other", "--sigma-rel", "0.2", "--raw")
     assert (result.code, "leave one out" in result.err) == (2, True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "raw"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "raw", "wide"]
 
 
 def test_large_weights_are_split_and_loaded_together(
@@ -233,6 +247,26 @@ def test_a_release_of_weights_at_rest(released: dict[str, Path], tmp_path: Path,
     assert "no picture" in cli("release", "verify", tmp_path / "edm2").out
 
 
+@pytest.mark.parametrize("name", ["config.json", "scores.json", "README.md", SUMS, "grid.png"])
+def test_a_disk_that_is_full_at_any_file_leaves_nothing(
+    finished: Fixture, tmp_path: Path, cli: Fixture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from data_pipeline import files
+
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if name in Path(f"/proc/self/fd/{descriptor}").readlink().name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    result = cli("release", finished.of("scd"), "--to", tmp_path / "to")
+    assert (result.code, result.out) == (2, "")
+    assert f"{tmp_path / 'to' / name}: No space left on device" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_a_full_disk_leaves_nothing(finished: Fixture, tmp_path: Path) -> None:
     """The write of the weights, of the card or of the list fails, as on a full disk, where files may not be so long."""
@@ -248,3 +282,37 @@ def test_a_full_disk_leaves_nothing(finished: Fixture, tmp_path: Path) -> None:
         assert found.returncode == 2, found.stderr
         assert str(tmp_path / "to") in found.stderr
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_release_is_judged_alone(finished: Fixture, released: dict[str, Path], cli: Fixture) -> None:
+    """With the value, error and interval of its run."""
+    (reference,) = finished.study.glob("reference-*.npz")
+    arguments = ["--reference", reference, "--seeds", "0-99", "--steps", "2", "--json"]
+    result = cli("evaluate", released["scd"], *arguments)
+    assert (result.code, result.err) == (0, "")
+    (found,) = json.loads(result.out)["metrics"]
+    scores = json.loads((finished.of("scd") / "scores.json").read_text())["metrics"][0]["scores"]
+    own = next(score for score in scores if score["steps"] == 2)
+    assert {key: found[key] for key in ("value", "error", "interval", "infinite")} == {
+        key: own[key] for key in ("value", "error", "interval", "infinite")
+    }
+
+
+def test_the_code_for_students_with_guidance_and_for_latents_runs(finished: Fixture, tmp_path: Path) -> None:
+    """The input is passed on, at the strength that one step is sampled with; latents are as far as it goes."""
+    own = load_run(finished.of("scd")).spec
+    recipe = own.recipe.model_copy(update={"guidance": (1.0, 2.0)})
+    sampling = own.sampling.model_copy(update={"student_guidance": {1: 1.5, 2: 1.2}})
+    config = replace(own.network_config(), guidance=True)
+    changes = {"recipe": recipe, "sampling": sampling, "network": config.describe()}
+    description = describe_network(config, EDM2_SD_VAE, run=own.model_copy(update=changes))
+    saved = save_model(tmp_path / "w", description, build_network(config, 0).state_dict())
+    told = code(saved.description)
+    assert "guidance = torch.full((10,), 1.5)" in told
+    names: dict[str, Any] = {}
+    exec(told.replace('"DIR"', repr(str(saved.folder))), names)  # noqa: S102 - what a reader would paste
+    assert names["latents"].shape == (10, 4, 8, 8)
+    assert "images" not in names
+    text = card(saved.description, None, None, saved.sha256, "Nothing was judged.")
+    assert "saw those from 1 to 2" in text
+    assert "a VAE decodes z" in text
