@@ -4,7 +4,7 @@ config.json         what the network is and how it is sampled; the hashes of the
 model.safetensors   parameters in float32, bfloat16 or float16 by the names of TrigFlowNet, buffers always in float32;
                     above 5 GB model-00001-of-0000N.safetensors with model.safetensors.index.json
 SHA256SUMS          of all other files, as `sha256sum --check` reads it
-README.md, scores.json, grid.png   of a release alone (`trigscale release`), not of weights that are only kept
+README.md, scores.json, grid.png, sample.py   of a release alone (`trigscale release`), not of weights that are only kept
 
 Nothing is unpickled. The weights carry the keys CORE of config.json, so that neither file can be altered alone.
 """
@@ -36,7 +36,7 @@ KIND, VERSION = "trigscale-model", 2
 FORMAT = f"{KIND}-{VERSION}"
 CONFIG, WEIGHTS, SUMS = "config.json", "model.safetensors", "SHA256SUMS"
 INDEX = f"{WEIGHTS}.index.json"
-CARD, SCORES, GRID = "README.md", "scores.json", "grid.png"
+CARD, SCORES, GRID, ALONE = "README.md", "scores.json", "grid.png", "sample.py"
 METADATA = "trigscale"  # of the files of weights
 CORE = ("kind", "parameterization", "network", "encoder", "guidance", "sigma_data", "t_max")
 PRECISIONS = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}

@@ -37,7 +37,7 @@ BELOW: dict[str, set[str]] = {
 PACKAGES = (*BELOW, "scaling")
 # The rooms of scaling, top to bottom: each may import those below it, and any of them what lies beside them.
 ROOMS = (
-    *("cli", "study", "release", "report", "work", "plan", "data", "evaluation", "weights"),
+    *("cli", "study", "demo", "release", "report", "work", "plan", "data", "evaluation", "weights"),
     *("training", "sampling", "methods", "analysis", "run", "config"),
 )
 BESIDE = ("errors", "tables")  # these import no room

@@ -12,7 +12,9 @@ import typer
 
 from data_pipeline.errors import UserError
 from scaling.cli.data import data_app
+from scaling.cli.demo import demo
 from scaling.cli.evaluation import evaluate, ruler_app
+from scaling.cli.export import export
 from scaling.cli.fit import fit
 from scaling.cli.model import model_app
 from scaling.cli.release import release_app
@@ -50,7 +52,7 @@ def options(
     """Scaling studies of continuous-time consistency models (sCM): train, distil, measure, fit, report."""
 
 
-for command in (fit, sample, evaluate, doctor):
+for command in (fit, sample, evaluate, demo, export, doctor):
     app.command(command.__name__)(command)
 
 

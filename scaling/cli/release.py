@@ -86,6 +86,25 @@ def release_verify(
     show([line for facts in found for line in told(facts)], found, as_json)
 
 
+@release_app.command("push")
+def release_push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of a release")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="of the Hugging Face Hub; made if missing")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go up, and send nothing")] = False,
+    private: Annotated[bool, typer.Option("--private", help="a new repository is for its owner alone")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send a release to the Hugging Face Hub in one commit; the token is that of `hf auth login`."""
+    from scaling.release.hub import plan_push, push
+
+    plan = plan_push(folder, repository)
+    facts = {**plan.facts(), "commit": None if dry_run else push(plan, private=private)}
+    lines = [f"{size:>14,}  {name}" for name, size in plan.files.items()]
+    done = "would go" if dry_run else "went"
+    lines.append(f"{facts['bytes']:>14,}  bytes {done} to {repository} under licence {plan.licence}")
+    show(lines if dry_run else [*lines, facts["commit"]], facts, as_json)
+
+
 @study_app.command("release")
 def study_release(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="a study: its file, name, or folder of runs")],

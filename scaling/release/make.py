@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipeline.files import atomic_folder, refuse_occupied, write_bytes_atomic, write_json_atomic, write_text_atomic
 from models.encoders import encoder_of
-from models.release import CARD, GRID, SCORES
+from models.release import ALONE, CARD, GRID, SCORES
 from scaling.config.sections import Precision
 from scaling.config.validation import ConfigError
 from scaling.release.card import card
@@ -62,6 +62,7 @@ def release(path: Path, to: Path, options: Options) -> SavedModel:
         write_json_atomic(partial / SCORES, _scores(chosen, place))
         text = card(description, chosen.scores, place, saved.sha256, _unscored(description, chosen))
         write_text_atomic(partial / CARD, text)
+        write_bytes_atomic(partial / ALONE, (Path(__file__).parent / "carried" / ALONE).read_bytes())
         write_sums(partial)
     return load_model(to)
 

@@ -16,7 +16,7 @@ def verify_all(folder: Path, vae: Path | None) -> list[dict[str, Any]]:
     """What was found of a release, or of each in the folder of a study. Raises as `verify_release`."""
     if (folder / CONFIG).exists() or not (folder / SUMS).exists():
         return [verify_release(folder, vae)]
-    listed = _rehash(folder)
+    listed = rehash(folder)
     inside = sorted({Path(name).parts[0] for name in listed if "/" in name})
     return [verify_release(folder / name, vae) for name in inside]
 
@@ -26,7 +26,7 @@ def verify_release(folder: Path, vae: Path | None) -> dict[str, Any]:
 
     vae: the folder of the VAE that decodes, of a network of latents. Raises ModelError or EncoderError naming the file.
     """
-    listed = _rehash(folder)
+    listed = rehash(folder)
     if absent := [name for name in (CARD, SCORES) if name not in listed]:
         raise ModelError(f"{folder / absent[0]}: is not there: the folder holds weights, but is no release of them")
     read_json(folder / SCORES)
@@ -41,7 +41,7 @@ def verify_release(folder: Path, vae: Path | None) -> dict[str, Any]:
     return facts
 
 
-def _rehash(folder: Path) -> dict[str, str]:
+def rehash(folder: Path) -> dict[str, str]:
     """The hashes of all files, found true; ModelError for one that is altered, missing or not listed."""
     listed = read_sums(folder)
     for name, sha256 in listed.items():

@@ -66,7 +66,7 @@ def sample_student(f: Velocity, noise: Tensor, renoise: Tensor, steps: int, inte
     """One step from t_max; for two steps once more from `intermediate_t` with fresh noise `renoise`: [B, C, H, W]."""
 
     def jump(x: Tensor, t: float) -> Tensor:
-        times = torch.full((len(x),), t, dtype=x.dtype, device=x.device)
+        times = x.new_full(x.shape[:1], t)  # not len(x), which an export would take for a constant
         return denoise(x, f(x / SIGMA_DATA, times), times)
 
     sample = jump(noise, T_MAX)
