@@ -177,6 +177,20 @@ class ConsistencyRecipe(StudentRecipe):
     )
 
 
+class Student(ConsistencyRecipe):
+    """A consistency model of a study, and what it starts from."""
+
+    weights: Path | None = Field(
+        default=None, description="folder of a released student that this one goes on from; null: what start says"
+    )
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Student:
+        if self.weights is not None and self.start == "scratch":
+            raise ValueError(f"start: scratch, but weights names {self.weights} to start from: leave one of them out")
+        return self
+
+
 VSD_P_MEAN = Field(default=0.4, description="mean of log(sigma) in the VSD loss, ln units")
 VSD_P_STD = Field(default=2.0, description="standard deviation of log(sigma) in the VSD loss, ln units")
 

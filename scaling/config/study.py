@@ -20,7 +20,6 @@ from scaling.config.methods import PARTS
 from scaling.config.sections import (
     LABELS,
     METHODS,
-    ConsistencyRecipe,
     Data,
     Ema,
     Evaluation,
@@ -31,6 +30,7 @@ from scaling.config.sections import (
     Recipe,
     Sampling,
     ScdVsdRecipe,
+    Student,
     StudentRecipe,
     Teacher,
     VsdRecipe,
@@ -100,8 +100,8 @@ class StudyConfig(Section):
     precision: Precision = Field(default="fp32", description="arithmetic of the network; weights stay float32")
     data: Data = Data()
     teacher: Teacher
-    scd: ConsistencyRecipe | None = None
-    sct: ConsistencyRecipe | None = None
+    scd: Student | None = None
+    sct: Student | None = None
     vsd: VsdRecipe | None = None
     scd_vsd: ScdVsdRecipe | None = None
     variants: dict[VariantName, dict[str, Any]] = Field(
@@ -246,8 +246,7 @@ class StudyConfig(Section):
 
     def entries(self, size: str) -> Iterator[Entry]:
         """All that is run at one size: the methods in the order of the file, then the variants."""
-        for method in self.methods:
-            yield Entry(method, self.recipe(method, size))
+        yield from (self.entry(method, size) for method in self.methods)
         for name in self.variants:
             yield self.variant(name, size)
 
@@ -256,6 +255,10 @@ class StudyConfig(Section):
         for entry in self.entries(size):
             if isinstance(entry.recipe, StudentRecipe):
                 yield entry, entry.recipe
+
+    def entry(self, method: Method, size: str) -> Entry:
+        """A method with its own recipe."""
+        return Entry(method, self.recipe(method, size))
 
     def variant(self, name: str, size: str) -> Entry:
         """A variant: the recipe that it varies with the overrides of one size, then with its own. ConfigError."""
