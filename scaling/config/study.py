@@ -226,7 +226,7 @@ class StudyConfig(Section):
         """A generator of one step is sampled so, and goes on from a student that leads to the data."""
         if "scd_vsd" in self.methods:
             student = self.recipe("scd", size)
-            assert isinstance(student, ConsistencyRecipe), "of its section"
+            assert isinstance(student, StudentRecipe), "of its section"
             for key, told in (("segments", student.segments > 1), ("flow_map", student.flow_map)):
                 if told:
                     raise ValueError(
