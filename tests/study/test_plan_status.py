@@ -212,6 +212,7 @@ OTHER_VALUES: dict[str, Any] = {
     **{f"{method}.tangent_norm": "rms" for method in CONSISTENT},
     **{f"{method}.tangent_constant": 0.2 for method in CONSISTENT},
     **{f"{method}.guidance": [1, 3] for method in ("scd", "vsd", "scd_vsd")},
+    **{f"{method}.guidance_sigma": [0.1, 2] for method in ("scd", "vsd", "scd_vsd")},
     **{f"{method}.vsd_p_mean": 0.3 for method in ("vsd", "scd_vsd")},
     **{f"{method}.vsd_p_std": 1.9 for method in ("vsd", "scd_vsd")},
     "scd_vsd.vsd_weight": 0.5,
@@ -287,6 +288,7 @@ OTHERWISE = {
     "data.window_block",
     "teacher.weights",
     "sct.guidance",
+    "sct.guidance_sigma",
     *(f"vsd.{key}" for key in ("warmup_steps", "tangent", "tangent_norm", "tangent_constant")),
     "sampling.student_steps",
 }
