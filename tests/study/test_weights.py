@@ -168,11 +168,12 @@ def test_students_of_another_flavour_distil_an_edm2_teacher(
     tmp_path: Path, write_study: Fixture, homes_of: Fixture
 ) -> None:
     saved = drawn(tmp_path / "edm2", **FLAVOURS["edm2"])
-    changes = starting_from(saved.folder, scd={**SHORT, "start": "scratch"})
-    homes = homes_of(write_study(tmp_path, methods=["teacher", "scd"], **changes))
-    for method in ("teacher", "scd"):
+    vsd = {**SHORT, "lr": 0.01, "teacher_ema": 0.1}
+    changes = starting_from(saved.folder, scd={**SHORT, "start": "scratch"}, scd_vsd=vsd)
+    homes = homes_of(write_study(tmp_path, methods=["teacher", "scd", "scd_vsd"], **changes))
+    for method in ("teacher", "scd", "scd_vsd"):
         run(homes.of(method), StopRequest())
-    specs = {method: load_run(homes.of(method)).spec for method in ("teacher", "scd")}
+    specs = {method: load_run(homes.of(method)).spec for method in ("teacher", "scd", "scd_vsd")}
     assert specs["teacher"].network_config() == saved.config
     assert specs["scd"].network_config() == NANO
     images = generate(specs["teacher"], saved.network(), 3, 100, CPU)[0]
@@ -186,6 +187,11 @@ def test_students_of_another_flavour_distil_an_edm2_teacher(
     assert torch.equal(objective.dxdt(batch), want)
     assert want.abs().max() > 0
     assert len(homes.metrics("scd")) == 1
+
+    # The fake score is a diffusion model as the teacher, of its flavour, beside a student of the family's.
+    fake = checkpoint.load(homes.saved("scd_vsd")[-1]).part("fake/model/")
+    assert fake.keys() == saved.state().keys()
+    assert fake["unet.emb_fourier.freqs"].equal(saved.state()["unet.emb_fourier.freqs"])
 
 
 def test_training_goes_on_from_weights_with_a_fresh_weighting(
@@ -247,6 +253,16 @@ REFUSED: dict[str, tuple[Make, list[str]]] = {
         ["scd.start: teacher, but", "(weights / family: model_channels 16 / 8): set scd.start to scratch"],
     ),
 }
+
+
+def test_vsd_starts_from_a_teacher_of_its_own_network_alone(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    drawn(tmp_path / "weights", **FLAVOURS["edm2"])
+    vsd = {**SHORT, "lr": 0.01, "teacher_ema": 0.1}
+    changes = starting_from(tmp_path / "weights", scd={**SHORT, "start": "scratch"}, vsd=vsd)
+    result = cli("study", "plan", write_study(tmp_path, methods=["teacher", "scd", "vsd"], **changes))
+    assert result.code == 2
+    assert "vsd: starts from the teacher, but size 'xs' of family 'nano' is not the network of" in result.err
+    assert "take scd_vsd, whose sCD may start from scratch" in result.err
 
 
 @pytest.mark.parametrize("case", REFUSED)
