@@ -147,6 +147,7 @@ class StudyConfig(Section):
             self._check_profiles(size)
             self._check_guidance(size)
             self._check_steps(size)
+            self._check_joined(size)
         return self
 
     def _check_variant(self, name: str, changes: dict[str, Any]) -> None:
@@ -230,6 +231,16 @@ class StudyConfig(Section):
                 raise ValueError(
                     f"sampling.student_steps: {list(steps)} has no 1, and {method} makes samples in one step alone: "
                     f"add it{self._of(size)}"
+                )
+
+    def _check_joined(self, size: str) -> None:
+        """sCD+VSD goes on from an sCD student that leads to the data, as it does itself."""
+        scd = self.recipe("scd", size) if "scd_vsd" in self.methods else None
+        for key in ("segments", "flow_map"):
+            if isinstance(scd, StudentRecipe) and getattr(scd, key) != StudentRecipe.model_fields[key].default:
+                raise ValueError(
+                    f"scd.{key}: scd_vsd goes on from this student, and needs one whose one step leads to the data: "
+                    f"make it one of variants, or leave scd_vsd out{self._of(size)}"
                 )
 
     def _of(self, size: str) -> str:

@@ -130,6 +130,10 @@ MISTAKES = {
     ),
     "vsd without a teacher": (["methods=[vsd]", f"vsd={VSD}"], ["methods: add teacher"]),
     "vsd, no section": (["methods=[teacher, vsd]"], ["vsd: methods names it but the file has no section vsd"]),
+    "ends of the student of scd_vsd": (
+        ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd.segments=2"],
+        ["scd.segments: scd_vsd goes on from this student, and needs one whose one step leads to the data"],
+    ),
     "start of vsd": ([f"scd_vsd={VSD}", "scd_vsd.start=scratch"], ["scd_vsd.start: unknown key (value 'scratch')"]),
     "tangent of vsd": ([f"vsd={VSD}", "vsd.warmup_steps=5"], ["vsd: warmup_steps: is of consistency models", "remove"]),
     "vsd in two steps": (
