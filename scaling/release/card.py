@@ -90,7 +90,8 @@ def _what(description: Description) -> str:
     macs = f", {quantity(description.macs)} multiply-adds a pass" if description.macs else ""
     text = f"A {kind} {classes}: EDM2's U-Net with {description.parameters:,} parameters{macs}, which sees {seen}. "
     if description.kind == "student":
-        text += "It draws a sample in one step or two. "
+        steps = " or ".join(map(str, (description.sampling or {"steps": [1, 2]})["steps"]))
+        text += f"It draws a sample in {steps} step{'' if steps == '1' else 's'}. "
     if description.data and description.data.class_names:
         text += f"Classes from 0 on: {', '.join(map(plain, description.data.class_names[:CLASSES]))}"
         text += ", and so on. " if len(description.data.class_names) > CLASSES else ". "

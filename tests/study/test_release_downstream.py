@@ -12,10 +12,10 @@ from models.release import CONFIG
 from scaling.release.make import Options, release
 from scaling.run.spec import load_run
 from scaling.training.checkpoints import checkpoint
+from scaling.training.start import first_networks
 from scaling.weights.folder import load_model
 from scaling.work.stages import run
 from scaling.work.stopping import StopRequest
-from tests.study.trainers import trainer_of
 
 Fixture = Any  # conftest.py says what it is
 
@@ -61,8 +61,9 @@ def test_a_student_goes_on_and_is_distilled_further(
     assert losses[0] != losses[1]
     from scaling.work import stages
 
-    origin = stages._origin(config)
-    first = trainer_of(config.spec, config.shards, origin).engine.module.state_dict()
+    origin, start = stages._origin(config), stages._start(config)
+    (net,) = first_networks(config.spec, origin, start).values()
+    first = net.state_dict()
     assert all(torch.equal(first[name], value) for name, value in state.items())
     teacher = checkpoint.load(homes.saved("teacher")[-1]).part("ema-0.1/")
     assert origin is not None
