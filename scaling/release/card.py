@@ -8,7 +8,6 @@ import jinja2
 
 from models.encoders import encoder_of
 from models.network import T_MAX
-from scaling.analysis.table import method_label
 from scaling.config.metrics import METRICS, SPACES, metric_label
 from scaling.config.sections import StudentRecipe, foreign_ruler
 from scaling.release.place import Place
@@ -66,7 +65,7 @@ def title(description: Description) -> str:
     if run is None:
         return plain(source.file if source else "a network")
     study = description.training.study if description.training else None
-    return f"{method_label(run.method)}, size {plain(run.size)}" + (f", of study {plain(study)}" if study else "")
+    return f"{plain(run.title)}, size {plain(run.size)}" + (f", of study {plain(study)}" if study else "")
 
 
 def front_matter(licence: str | None) -> list[str]:
@@ -213,7 +212,7 @@ def _recipe(run: RunSpec) -> list[str]:
         start = f" from weights of SHA-256 {run.weights}" if run.weights else ""
         first = f"Trained as a TrigFlow diffusion model{start}"
     else:
-        first = f"Trained by {method_label(run.method)}; the run of its teacher is {run.teacher} (its average "
+        first = f"Trained by {plain(run.title)}; the run of its teacher is {run.teacher} (its average "
         first += f"{recipe.teacher_ema:g})"
         first += f"; it goes on from weights of SHA-256 {run.weights}" if run.weights else ""
     if not recipe.steps:

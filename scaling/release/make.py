@@ -88,7 +88,7 @@ def _place(chosen: Chosen) -> Place | None:
     spec = chosen.description.run
     if chosen.home is None or chosen.scores is None or spec is None:
         return None
-    return place_in(chosen.home.path.parent, spec.method, spec.size)
+    return place_in(chosen.home.path.parent, spec.label, spec.size)
 
 
 def _scores(chosen: Chosen, place: Place | None) -> dict[str, Any]:
