@@ -158,6 +158,8 @@ def _cells(metric: MetricScores, score: StepScore) -> list[str]:
 def _settings(scores: RunScores, description: Description) -> list[str]:
     """What each metric depends on."""
     lines = []
+    if description.dtype != "fp32":
+        lines.append(f"Judged in float32, before the weights were rounded to {description.dtype}.")
     for metric in scores.metrics:
         known = METRICS.get(metric.metric)
         parts = [f"N = {metric.n:,} samples" + (f", seeds {metric.seeds}" if metric.seeds else "")]

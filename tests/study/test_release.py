@@ -37,15 +37,6 @@ from tests.models.edm2_files import TINY, random_state, write_network
 Fixture = Any  # conftest.py says what it is
 
 
-@pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory, finished: Fixture) -> dict[str, Path]:
-    """Teacher and sCD student of the tiny study, released. Not to be changed."""
-    from scaling.release.make import Options, release
-
-    folder = tmp_path_factory.mktemp("released")
-    return {m: release(finished.of(m), folder / m, Options(licence="CC-BY-4.0")).folder for m in ("teacher", "scd")}
-
-
 def inputs(net: TrigFlowNet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     config = net.config
     x = torch.randn(3, config.latent_channels, *[config.resolution] * 2, generator=torch.Generator().manual_seed(0))
@@ -224,7 +215,9 @@ def test_what_cannot_be_verified_is_said(finished: Fixture, tmp_path: Path, cli:
         assert reason in result.err
         result = cli("release", path, "--to", to, "--unverified")
         assert (result.code, result.err) == (0, "")
-        assert "**Not verified.**" in (to / "README.md").read_text()
+        card = (to / "README.md").read_text()
+        assert "**Not verified.**" in card
+        assert str(tmp_path) not in card + (to / CONFIG).read_text()
         found = cli("release", "verify", to)
         assert (found.code, "not verified when it was released: " in found.out) == (0, True)
 
@@ -235,6 +228,9 @@ def test_a_release_of_weights_at_rest(released: dict[str, Path], tmp_path: Path,
     first, again = (load_model(path).description for path in (released["scd"], tmp_path / "half"))
     assert again == first.model_copy(update={"dtype": "bf16"})
     assert cli("release", "verify", tmp_path / "half").code == 0
+    result = cli("release", tmp_path / "half", "--to", tmp_path / "whole")
+    assert (result.code, "holds bf16, of which nothing finer can be made" in result.err) == (2, True)
+    assert "before the weights were rounded to bf16" in (tmp_path / "half" / "README.md").read_text()
     path = write_network(tmp_path / "network-snapshot-0002147-0.100.pkl", random_state(TINY))
     import_edm2(path, tmp_path / "imported", "trigflow")
     result = cli("release", tmp_path / "imported", "--to", tmp_path / "edm2", "--licence", "MIT")

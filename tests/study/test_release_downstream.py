@@ -20,13 +20,6 @@ from scaling.work.stopping import StopRequest
 Fixture = Any  # conftest.py says what it is
 
 
-@pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory, finished: Fixture) -> dict[str, Path]:
-    """Teacher and student of the tiny study. Not to be changed."""
-    folder = tmp_path_factory.mktemp("released")
-    return {m: release(finished.of(m), folder / m, Options(licence="CC-BY-4.0")).folder for m in ("teacher", "scd")}
-
-
 def test_a_distillation_has_the_losses_of_one_from_the_checkpoint(
     finished: Fixture, released: dict[str, Path], tmp_path: Path, write_study: Fixture, homes_of: Fixture
 ) -> None:
