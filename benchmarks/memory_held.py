@@ -19,7 +19,8 @@ from models.network import NetworkConfig
 from models.trigflow import SIGMA_DATA, TrigFlowNet
 from scaling.config.sections import Ema, Launch, Precision, Strategy
 from scaling.methods.batch import Batch
-from scaling.methods.consistency import Tangent, consistency_loss, data_velocity
+from scaling.methods.consistency import consistency_loss, data_velocity
+from scaling.methods.tangent import Tangent
 from scaling.methods.teacher import teacher_loss
 from scaling.plan.memory.timeline import DTYPES
 from scaling.training.ema import Averages

@@ -109,8 +109,9 @@ def shares() -> Iterator[Share]:
     specs = {(run.spec.size, run.spec.method): run.spec for run in expand(study.config, study.family, data)}
     for size in study.config.sizes:
         teacher, scd = specs[size, "teacher"], specs[size, "scd"]
-        students = (training_flops(specs[size, method]) / training_flops(teacher) for method in ("scd", "sct", "vsd"))
-        yield Share(size, iteration_flops(scd) / iteration_flops(teacher), *students)
+        students = [specs[size, method] for method in ("scd", "sct", "scd_vsd")]
+        trainings = [training_flops(student) / training_flops(teacher) for student in students]
+        yield Share(size, iteration_flops(scd) / iteration_flops(teacher), *trainings)
 
 
 def tables() -> Iterator[Table]:
@@ -123,7 +124,7 @@ def tables() -> Iterator[Table]:
         numbers = (format(row.published, digits), format(row.ours, digits), f"{row.deviation:+.2%}")
         made[row.table].add_row(row.size, *numbers)
     yield from made.values()
-    headings = ("size", "sCD step / teacher step", "sCD / teacher", "sCT / teacher", "VSD stage / teacher")
+    headings = ("size", "sCD step / teacher step", "sCD / teacher", "sCT / teacher", "sCD+VSD stage / teacher")
     students = _table("training compute of students by configs/study/imagenet512.yaml", headings)
     for share in shares():
         ratios = (share.scd_training, share.sct_training, share.vsd_training)

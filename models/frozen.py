@@ -35,6 +35,8 @@ def bake(net: TrigFlowNet, dtype: torch.dtype | None = None) -> TrigFlowNet:
     gains |= {block.emb_linear: block.emb_gain for block in net.modules() if isinstance(block, Block)}
     if net.config.guidance:
         gains[net.unet.emb_guidance] = net.unet.emb_guidance_gain
+    if net.config.second_time:
+        gains[net.unet.emb_to] = net.unet.emb_to_gain
     for parent in [*net.modules()]:
         for name, layer in parent.named_children():
             if isinstance(layer, MPLinear):

@@ -34,7 +34,7 @@ class NetworkConfig:
     time_input: c_noise, what the embedding sees: t, or EDM's ln(sigma) / 4 with sigma = sigma_data tan t.
     time_embedding: "positional" (slopes of at most 1), or "fourier" with frequencies 2 pi fourier_scale N(0, 1).
     modulation_norm: the factor of the features is 1 + emb ("none"), or that divided by its RMS ("double").
-    guidance: whether the network takes a guidance strength s beside t.
+    guidance: whether the network takes a guidance strength s beside t. second_time: whether it takes a time to lead to.
     head_channels: attention has width // head_channels heads of equal width, as in EDM2.
     attention_in0: attention in the decoder's first block although attention_resolutions leave its resolution out.
     EDM2's own code always has it there.
@@ -56,6 +56,7 @@ class NetworkConfig:
     modulation_norm: ModulationNorm = "double"
     guidance: bool = False
     attention_in0: bool = False
+    second_time: bool = False
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -84,7 +85,7 @@ class NetworkConfig:
             raise ValueError("channel_mult is empty: give one factor a level")
         if type(self.fourier_scale) not in (int, float) or not 0 < self.fourier_scale < float("inf"):
             raise ValueError(f"fourier_scale {self.fourier_scale!r} is no number above 0")
-        for key in ("guidance", "attention_in0"):
+        for key in ("guidance", "attention_in0", "second_time"):
             if type(getattr(self, key)) is not bool:
                 raise ValueError(f"{key} {getattr(self, key)!r} is neither true nor false")
 
@@ -108,8 +109,9 @@ class NetworkConfig:
         A key that came after the first runs is left out where it changes nothing, so that theirs stay what they were.
         """
         values = asdict(self)
-        if not self.attention_in0:
-            del values["attention_in0"]
+        for key in ("attention_in0", "second_time"):
+            if not values[key]:
+                del values[key]
         return values
 
     def _check_resolution(self) -> None:
@@ -130,7 +132,7 @@ class NetworkConfig:
             )
 
     def _check_widths(self) -> None:
-        if self.model_channels % 2 and (self.time_embedding == "positional" or self.guidance):
+        if self.model_channels % 2 and (self.time_embedding == "positional" or self.guidance or self.second_time):
             raise ValueError(
                 f"model_channels {self.model_channels} is odd: a positional embedding needs an even number"
             )

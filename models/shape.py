@@ -103,11 +103,16 @@ def state_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"unet.out_gain": (1,)}
     if config.guidance:
         shapes["unet.emb_guidance_gain"] = (1,)
+    if config.second_time:
+        shapes["unet.emb_to_gain"] = (1,)
     shapes |= _embedding("unet.emb_fourier", first)
     shapes["unet.emb_noise.weight"] = (embedding, first)
     if config.guidance:
         shapes |= _embedding("unet.emb_guidance_fourier", first)
         shapes["unet.emb_guidance.weight"] = (embedding, first)
+    if config.second_time:
+        shapes |= _embedding("unet.emb_to_fourier", first)
+        shapes["unet.emb_to.weight"] = (embedding, first)
     if config.num_classes:
         shapes["unet.emb_label.weight"] = (embedding, config.num_classes)
     shapes[f"unet.enc.{input_name(config)}.weight"] = (first, config.latent_channels + 1, *CONV)
@@ -165,6 +170,6 @@ def count_macs(config: NetworkConfig) -> int:
     """Multiply-adds of one forward pass of one sample: convolutions, linear layers and attention, each counted once."""
     first, embedding = config.widths[0], max(config.widths)
     ends = 9 * first * (2 * config.latent_channels + 1) * config.resolution**2
-    embeddings = embedding * (first * (2 if config.guidance else 1) + config.num_classes)
+    embeddings = embedding * (first * (1 + config.guidance + config.second_time) + config.num_classes)
     blocks = (*encoder_blocks(config), *decoder_blocks(config))
     return ends + embeddings + sum(block.macs(embedding) for block in blocks)

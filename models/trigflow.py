@@ -14,14 +14,24 @@ from torch import Tensor, nn
 from models.dropout import Dropout
 from models.dual import Dual, Signal, value_of
 from models.embedding import CosineEmbedding, noise_condition
-from models.network import SIGMA_DATA, WEIGHT_CHANNELS, NetworkConfig
+from models.network import SIGMA_DATA, SIGMA_MAX, WEIGHT_CHANNELS, NetworkConfig
 from models.primitives import MPLinear
 from models.unet import UNet
+
+SIGMA_MIN, RHO = 0.002, 7.0
 
 
 def time_from_sigma(sigma: Tensor) -> Tensor:
     """t = arctan(sigma / sigma_data)."""
     return torch.atan(sigma / SIGMA_DATA)
+
+
+def edm_times(steps: int) -> Tensor:
+    """t of EDM's noise levels from sigma 80 to 0.002 with rho 7 (Karras et al. 2022, Eq. 5), then 0: [steps + 1]."""
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
+    low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
+    sigma = (high + ramp * (low - high)) ** RHO
+    return time_from_sigma(torch.cat([sigma, sigma.new_zeros(1)]))
 
 
 def expand(t: Tensor, like: Tensor) -> Tensor:
@@ -84,6 +94,7 @@ class TrigFlowNet(nn.Module):
         *,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
         with_weight: Literal[False] = False,
     ) -> Tensor: ...
     @overload
@@ -95,6 +106,7 @@ class TrigFlowNet(nn.Module):
         *,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
         with_weight: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
     @overload
@@ -106,6 +118,7 @@ class TrigFlowNet(nn.Module):
         *,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
         with_weight: Literal[True],
     ) -> tuple[Dual, Tensor]: ...
     def forward(
@@ -116,10 +129,11 @@ class TrigFlowNet(nn.Module):
         *,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
         with_weight: bool = False,
     ) -> Signal | tuple[Signal, Tensor]:
         """F [B, C, H, W] and, if asked for, w(t) [B], in float32 at least; see `UNet.forward` for the arguments."""
-        f = _widen(self.unet(x, t, labels, guidance, drop))
+        f = _widen(self.unet(x, t, labels, guidance, drop, to))
         if not with_weight:
             return f
         return f, self.weighting(value_of(noise_condition(value_of(t), self.config.time_input)))

@@ -147,6 +147,10 @@ class UNet(nn.Module):
             self.emb_guidance_fourier = CosineEmbedding(first, "positional")
             self.emb_guidance = MPLinear(first, embedding)
             self.emb_guidance_gain = nn.Parameter(torch.zeros(1))
+        if config.second_time:
+            self.emb_to_fourier = CosineEmbedding(first, "positional")
+            self.emb_to = MPLinear(first, embedding)
+            self.emb_to_gain = nn.Parameter(torch.zeros(1))
         self.emb_label = MPLinear(config.num_classes, embedding) if config.num_classes else None
         # One more channel of the input holds the constant 1 that replaces biases.
         first_layer = {input_name(config): MPLinear(config.latent_channels + 1, first, (3, 3))}
@@ -176,13 +180,16 @@ class UNet(nn.Module):
         labels: Tensor,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
     ) -> Signal:
         """F at x [B, C, H, W] (already divided by sigma_data), t [B], labels int64 [B] (-1: no label), guidance [B].
 
-        On `Dual` x and t the result is a `Dual`. `drop` is None outside training. Raises ValueError if guidance is
-        given to a network without that input, or missing for one with it.
+        to [B]: the time that a flow map leads to, along which there is no derivative.
+
+        On `Dual` x and t the result is a `Dual`. `drop` is None outside training. Raises ValueError if guidance or `to`
+        is given to a network without that input, or missing for one with it.
         """
-        return self.at_noise(x, noise_condition(t, self.config.time_input), labels, guidance, drop)
+        return self.at_noise(x, noise_condition(t, self.config.time_input), labels, guidance, drop, to)
 
     def at_noise(
         self,
@@ -191,9 +198,10 @@ class UNet(nn.Module):
         labels: Tensor,
         guidance: Tensor | None = None,
         drop: Dropout | None = None,
+        to: Tensor | None = None,
     ) -> Signal:
         """`forward` by c_noise [B], what the embedding sees, for callers that know it better than by a time."""
-        emb = self.embed(c_noise, labels, guidance)
+        emb = self.embed(c_noise, labels, guidance, to)
         x = combine(lambda a, b: torch.cat([a, b], 1), x, torch.ones_like(value_of(x)[:, :1]))
         skips: list[Signal] = []
         for n, (name, layer) in enumerate(self.enc.items()):
@@ -210,15 +218,22 @@ class UNet(nn.Module):
         out = block(*_tensors(x, emb), here, self.activation_checkpointing)
         return Dual(*out) if isinstance(out, tuple) else out
 
-    def embed(self, c_noise: Signal, labels: Tensor, guidance: Tensor | None = None) -> Signal:
-        """The embedding [B, E] of c_noise, guidance and class."""
+    def embed(
+        self, c_noise: Signal, labels: Tensor, guidance: Tensor | None = None, to: Tensor | None = None
+    ) -> Signal:
+        """The embedding [B, E] of c_noise, guidance, the time to lead to and class."""
         emb = self.emb_noise(self.emb_fourier(c_noise))
         if self.config.guidance != (guidance is not None):
             given, takes = ("given to", "no") if guidance is not None else ("missing for", "a")
             raise ValueError(f"guidance: {given} a network that takes {takes} guidance input")
+        if self.config.second_time != (to is not None):
+            given, takes = ("given to", "no") if to is not None else ("missing for", "a")
+            raise ValueError(f"to: {given} a network that takes {takes} time to lead to")
         if guidance is not None:
             strength = self.emb_guidance(self.emb_guidance_fourier(guidance), self.emb_guidance_gain)
             emb = combine(torch.add, emb, strength)
+        if to is not None:
+            emb = combine(torch.add, emb, self.emb_to(self.emb_to_fourier(to), self.emb_to_gain))
         if self.emb_label is not None:
             classes = torch.arange(self.config.num_classes, device=labels.device)
             one_hot = (labels[:, None] == classes).to(value_of(c_noise).dtype)

@@ -61,6 +61,7 @@ class Installed(PathFinder):
 sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Installed]
 """
 NETWORK = """
+import sys
 from importlib import import_module
 from pkgutil import walk_packages
 
@@ -80,6 +81,9 @@ net.reset_parameters(torch.Generator().manual_seed(0))
 x, t = torch.ones(2, 4, 8, 8), torch.ones(2)
 f, weight = net(Dual(x, x), Dual(t, t), torch.zeros(2, dtype=torch.int64), with_weight=True)
 (f.value.sum() + weight.sum()).backward()
+q = torch.ones(1, 1, 70, 4, requires_grad=True)  # more keys than plain formulas are taken for
+kernels.attention(q, q, q).sum().backward()
+assert "torch._dynamo" not in sys.modules, "a second, in every process that trains or samples"
 assert f.tangent.isfinite().all() and count_macs(net.config) > 0
 """
 STAGES = """

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
 from models.network import SIGMA_DATA, T_MAX
 from scaling.sampling.evaluations import teacher_evaluations
-from scaling.sampling.samplers import edm_times, sample_student, sample_teacher
+from scaling.sampling.samplers import edm_times, sample_ddim, sample_student, sample_teacher
+from tests.closed_forms import Gaussian
 
 S = 0.3
 
 
-def variance(t: Tensor) -> Tensor:
-    return t.cos() ** 2 * S**2 + t.sin() ** 2 * SIGMA_DATA**2
-
-
-def teacher_f(x: Tensor, t: Tensor) -> Tensor:
-    """The exact F for data N(0, S^2)."""
-    return x * (t.cos() * t.sin() * (SIGMA_DATA**2 - S**2) / variance(t))[:, None, None, None]
-
-
-def student_f(x: Tensor, t: Tensor) -> Tensor:
-    """The exact F of the consistency function x_t -> x_t S / sqrt(v(t))."""
-    return x * ((t.cos() - S / variance(t).sqrt()) / t.sin())[:, None, None, None]
+GAUSSIAN = Gaussian(S)
+teacher_f, student_f = GAUSSIAN.teacher(), GAUSSIAN.student()
 
 
 def noise(seed: int = 0, count: int = 4) -> Tensor:
@@ -35,12 +29,22 @@ def test_heun_converges_at_second_order_to_the_exact_flow() -> None:
     """The exact flow maps z at t_max to z S / sqrt(v); halving the step divides the error by about four."""
     z = noise()
     t_max = torch.tensor(T_MAX, dtype=torch.float64)
-    want = z * S / variance(t_max).sqrt() / t_max.sin()  # the sampler starts at x_sigma = z sigma_max / sd
+    want = z * S / GAUSSIAN.variance(t_max).sqrt() / t_max.sin()  # the sampler starts at x_sigma = z sigma_max / sd
     errors = [(sample_teacher(teacher_f, z, steps) - want).abs().max().item() for steps in (20, 40, 80, 160)]
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.35)
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.35)
     assert errors[2] / errors[3] == pytest.approx(4, rel=0.35)
     assert errors[3] < 1e-3
+
+
+def test_ddim_converges_at_first_order_to_the_exact_flow() -> None:
+    """It starts at x_t itself; halving the step halves the error."""
+    z = noise()
+    t_max = torch.full((len(z),), T_MAX, dtype=torch.float64)
+    want = GAUSSIAN.flow(z, t_max, torch.zeros_like(t_max))
+    errors = [(sample_ddim(teacher_f, z, steps) - want).abs().max().item() for steps in (40, 80, 160, 320)]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert orders == pytest.approx([1, 1, 1], abs=0.12)
 
 
 def test_number_of_evaluations() -> None:
@@ -69,7 +73,7 @@ def test_times_of_edm() -> None:
 def test_one_step_of_an_exact_student_is_the_flow() -> None:
     """f(z, t_max) = z S / sqrt(v(t_max))."""
     z = noise()
-    want = z * S / variance(torch.tensor(T_MAX, dtype=torch.float64)).sqrt()
+    want = z * S / GAUSSIAN.variance(torch.tensor(T_MAX, dtype=torch.float64)).sqrt()
     torch.testing.assert_close(sample_student(student_f, z, noise(1), 1, 1.1), want, rtol=1e-12, atol=1e-14)
 
 

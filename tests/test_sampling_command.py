@@ -25,7 +25,7 @@ from scaling.sampling.samplers import sample_ddim
 from scaling.sampling.store import File, Folder, Request, SampleError, open_target, to_npz
 from scaling.work.sampling import parse_classes, parse_seeds
 from tests.models.networks import network as random_network
-from tests.test_sampling import S, noise, teacher_f, variance
+from tests.test_sampling import GAUSSIAN, S, noise, teacher_f
 
 CPU = torch.device("cpu")
 NANO = load_family("nano").size("xs")
@@ -71,7 +71,7 @@ def test_guidance_by_labels_by_another_network_and_in_an_interval(network: Any) 
 
 def test_ddim_converges_at_first_order_to_the_exact_flow() -> None:
     z = noise()
-    want = z * S / variance(torch.tensor(T_MAX, dtype=torch.float64)).sqrt()
+    want = z * S / GAUSSIAN.variance(torch.tensor(T_MAX, dtype=torch.float64)).sqrt()
     errors = [(sample_ddim(teacher_f, z, steps) - want).abs().max().item() for steps in (40, 80, 160)]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.3)
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.3)

@@ -17,7 +17,7 @@ COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("teacher", ("teacher",)),
     ("sCT", ("sct-1", "sct-2")),
     ("sCD", ("scd-1", "scd-2")),
-    ("sCD+VSD", ("scd+vsd-1", "scd+vsd-2")),
+    ("sCD+VSD", ("scd_vsd-1", "scd_vsd-2")),
 )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # pydantic, which a table in a file does not need
     from scaling.run.schemas import RunScores
 
 TEACHER = "teacher"
-LABELS = {"teacher": "Teacher", "scd": "sCD", "sct": "sCT", "scd+vsd": "sCD+VSD"}
+LABELS = {"teacher": "Teacher", "scd": "sCD", "sct": "sCT", "vsd": "VSD", "scd_vsd": "sCD+VSD"}
 
 
 class TableError(UserError):

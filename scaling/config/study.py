@@ -6,7 +6,9 @@ The keys are the fields of `StudyConfig` and of `scaling.config.sections`. Unkno
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,7 +16,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from data_pipeline.text import is_safe
 from scaling.config.families import CONFIGS
+from scaling.config.methods import PARTS
 from scaling.config.sections import (
+    LABELS,
     METHODS,
     Data,
     Ema,
@@ -25,10 +29,12 @@ from scaling.config.sections import (
     Precision,
     Recipe,
     Sampling,
+    ScdVsdRecipe,
     Student,
     StudentRecipe,
     Teacher,
     VsdRecipe,
+    student_steps,
 )
 from scaling.config.validation import ConfigError, Section, apply_override, choices, read_yaml, validate
 
@@ -47,9 +53,40 @@ def folder_name(name: str) -> str:
     return name
 
 
+def variant_name(name: str) -> str:
+    """The name, found fit to stand for a method in names of runs; ValueError says what is wrong with it."""
+    if not VARIANT.fullmatch(name):
+        raise ValueError("names a variant by letters, digits and . _ + alone, 40 at most, such as scd_raw or cd_1024")
+    if name in METHODS:
+        raise ValueError(f"is a method: name the variant otherwise, such as {name}_2")
+    return name
+
+
 FolderName = Annotated[str, AfterValidator(folder_name)]
-SizeSection = Literal["teacher", "scd", "sct", "vsd", "ema", "sampling"]
+VariantName = Annotated[str, AfterValidator(variant_name)]
+VARIANT = re.compile(r"[\w.+]{1,40}", re.ASCII)
+VARIED: tuple[Method, ...] = ("scd", "sct")  # the methods whose recipes may be varied
+SizeSection = Literal["teacher", "scd", "sct", "vsd", "scd_vsd", "ema", "sampling"]
 S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a study runs at one size: a method by its recipe, or a variant of it; key: where the file has its recipe."""
+
+    method: Method
+    recipe: Recipe
+    variant: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name of the curve."""
+        return self.variant or self.method
+
+    @property
+    def key(self) -> str:
+        """Where the file has its recipe."""
+        return f"variants.{self.variant}" if self.variant else self.method
 
 
 class StudyConfig(Section):
@@ -66,6 +103,11 @@ class StudyConfig(Section):
     scd: Student | None = None
     sct: Student | None = None
     vsd: VsdRecipe | None = None
+    scd_vsd: ScdVsdRecipe | None = None
+    variants: dict[VariantName, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="more students, each a recipe with other values of some keys: {name: {of: scd or sct, key: value}}",
+    )
     by_size: dict[str, dict[SizeSection, dict[str, Any]]] = Field(
         default_factory=dict,
         description="keys of recipes, ema and sampling for single sizes: {size: {section: {key: value}}}",
@@ -85,9 +127,12 @@ class StudyConfig(Section):
                 raise ValueError(f"{name}: {list(values)} repeats an entry: name each once")
         if "teacher" not in self.methods:
             raise ValueError("methods: add teacher: every student is compared with the teacher of its size")
-        if "vsd" in self.methods and "scd" not in self.methods:
-            raise ValueError("methods: add scd: vsd starts from the sCD student of its size")
         for method in self.methods:
+            for parent in PARTS[method].parents:
+                if parent not in self.methods:
+                    raise ValueError(
+                        f"methods: add {parent}: {method} starts from the {LABELS[parent]} student of its size"
+                    )
             if getattr(self, method) is None:
                 raise ValueError(f"{method}: methods names it but the file has no section {method}: add one")
         if "own" in self.evaluation.spaces and self.evaluation.ruler is None:
@@ -95,11 +140,24 @@ class StudyConfig(Section):
                 "evaluation.ruler: name the file of the network whose features are meant, made by `trigscale ruler "
                 "train SHARDS --to ruler.safetensors`"
             )
+        for name, changes in self.variants.items():
+            self._check_variant(name, changes)
         for size in self.sizes:
             self._check_start(size)
             self._check_profiles(size)
             self._check_guidance(size)
+            self._check_steps(size)
+            self._check_joined(size)
         return self
+
+    def _check_variant(self, name: str, changes: dict[str, Any]) -> None:
+        """A variant is of a method that may be varied and has a section."""
+        if changes.get("of") not in VARIED:
+            raise ValueError(
+                f"variants.{name}.of: is {changes.get('of')!r}: name what it varies, {' or '.join(VARIED)}"
+            )
+        if getattr(self, changes["of"]) is None:
+            raise ValueError(f"variants.{name}: the file has no section {changes['of']} that it could vary: add one")
 
     def _check_start(self, size: str) -> None:
         """A teacher is trained, or is a network at rest."""
@@ -114,7 +172,7 @@ class StudyConfig(Section):
         """Every average that is used is one that is kept."""
         ema, sampling = self.ema_of(size), self.sampling_of(size)
         used = {"sampling.teacher_ema": sampling.teacher_ema, "sampling.student_ema": sampling.student_ema}
-        used |= {f"{method}.teacher_ema": recipe.teacher_ema for method, recipe in self.students(size)}
+        used |= {f"{one.key}.teacher_ema": recipe.teacher_ema for one, recipe in self.students(size)}
         for key, value in used.items():
             profiles = "sigma_rel" if value < 1 else "half_life_images"
             kept = getattr(ema, profiles)
@@ -126,11 +184,16 @@ class StudyConfig(Section):
     def _check_guidance(self, size: str) -> None:
         """Guidance needs a teacher that knows samples without labels, and strengths that the student has seen."""
         sampling, teacher = self.sampling_of(size), self.teacher_of(size)
-        guided = {method: recipe.guidance for method, recipe in self.students(size) if recipe.guidance is not None}
-        if "sct" in guided:
-            raise ValueError("sct.guidance: consistency training has no teacher that could be guided: remove it")
-        if "vsd" in self.methods and ("vsd" in guided) != ("scd" in guided):
-            raise ValueError("vsd.guidance: give it where scd.guidance is given, and only there: vsd starts from sCD")
+        guided = {one.key: recipe.guidance for one, recipe in self.students(size) if recipe.guidance is not None}
+        for one, _ in self.students(size):
+            if one.method == "sct" and one.key in guided:
+                raise ValueError(
+                    f"{one.key}.guidance: consistency training has no teacher that could be guided: remove it"
+                )
+        if "scd_vsd" in self.methods and ("scd_vsd" in guided) != ("scd" in guided):
+            raise ValueError(
+                "scd_vsd.guidance: give it where scd.guidance is given, and only there: scd_vsd starts from sCD"
+            )
         users = [f"{method}.guidance" for method in guided]
         users += ["sampling.teacher_guidance"] if sampling.teacher_guidance != 1 else []
         if users and not teacher.label_dropout:
@@ -140,10 +203,16 @@ class StudyConfig(Section):
                 f"{known}{self._of(size)}"
             )
         # Strengths may wait in the file while the methods that use them are left out.
-        if guided and set(sampling.student_guidance) != set(sampling.student_steps):
+        steps = {
+            number
+            for _, recipe in self.students(size)
+            if recipe.guidance is not None
+            for number in student_steps(recipe, sampling)
+        }
+        if guided and set(sampling.student_guidance) != steps:
             raise ValueError(
                 f"sampling.student_guidance: has strengths for steps {sorted(sampling.student_guidance)}, but students "
-                f"with guidance are sampled in steps {sorted(sampling.student_steps)}: give one strength each"
+                f"with guidance are sampled in steps {sorted(steps)}: give one strength each"
                 f"{self._of(size)}"
             )
         for method, (low, high) in guided.items():
@@ -154,15 +223,51 @@ class StudyConfig(Section):
                         f"all that the student saw: choose one inside{self._of(size)}"
                     )
 
+    def _check_steps(self, size: str) -> None:
+        """A generator of one step is sampled so."""
+        steps = self.sampling_of(size).student_steps
+        for method in self.methods:
+            if PARTS[method].one_step and 1 not in steps:
+                raise ValueError(
+                    f"sampling.student_steps: {list(steps)} has no 1, and {method} makes samples in one step alone: "
+                    f"add it{self._of(size)}"
+                )
+
+    def _check_joined(self, size: str) -> None:
+        """sCD+VSD goes on from an sCD student that leads to the data, as it does itself."""
+        scd = self.recipe("scd", size) if "scd_vsd" in self.methods else None
+        for key in ("segments", "flow_map"):
+            if isinstance(scd, StudentRecipe) and getattr(scd, key) != StudentRecipe.model_fields[key].default:
+                raise ValueError(
+                    f"scd.{key}: scd_vsd goes on from this student, and needs one whose one step leads to the data: "
+                    f"make it one of variants, or leave scd_vsd out{self._of(size)}"
+                )
+
     def _of(self, size: str) -> str:
         return f" (size {size})" if size in self.by_size else ""
 
-    def students(self, size: str) -> Iterator[tuple[Method, StudentRecipe]]:
+    def entries(self, size: str) -> Iterator[Entry]:
+        """All that is run at one size: the methods in the order of the file, then the variants."""
+        yield from (self.entry(method, size) for method in self.methods)
+        for name in self.variants:
+            yield self.variant(name, size)
+
+    def students(self, size: str) -> Iterator[tuple[Entry, StudentRecipe]]:
         """The consistency models of one size and their recipes."""
-        for method in self.methods:
-            recipe = self.recipe(method, size)
-            if isinstance(recipe, StudentRecipe):
-                yield method, recipe
+        for entry in self.entries(size):
+            if isinstance(entry.recipe, StudentRecipe):
+                yield entry, entry.recipe
+
+    def entry(self, method: Method, size: str) -> Entry:
+        """A method with its own recipe."""
+        return Entry(method, self.recipe(method, size))
+
+    def variant(self, name: str, size: str) -> Entry:
+        """A variant: the recipe that it varies with the overrides of one size, then with its own. ConfigError."""
+        changes = dict(self.variants[name])
+        method: Method = changes.pop("of")
+        base = self.recipe(method, size)
+        return Entry(method, validate(type(base), {**base.model_dump(), **changes}, f"variants.{name}"), name)
 
     def recipe(self, method: Method, size: str) -> Recipe:
         """The recipe of one method with the overrides of one size."""

@@ -6,7 +6,9 @@ is trained beside it. All losses are means over the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +17,21 @@ from models.dropout import Dropout
 from models.trigflow import SIGMA_DATA, add_noise, time_from_sigma
 
 
+class Noise(NamedTuple):
+    """Noise z [B, C, H, W] and times t [B] that samples are noised with once more."""
+
+    z: Tensor
+    t: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """Samples and all that is random about a step: x0, z [B, C, H, W], t [B], labels int64 [B], dropout.
 
-    guidance [B]: the strength with which the teacher of each sample is guided; None: no guidance.
+    guidance [B]: the strength with which the teacher of each sample is guided; None: no guidance. to [B]: the time to
+    which the network is told to lead each sample; None: a network that is not told, and leads to 0 or where it must.
+    further: more noise, by the losses that it is for (`method.proposals`). drawn: samples of the student, [B, C, H, W]
+    without a graph, that an earlier loss of the microbatch drew.
     """
 
     x0: Tensor
@@ -28,19 +40,37 @@ class Batch:
     labels: Tensor
     dropout: Dropout | None = None
     guidance: Tensor | None = None
+    to: Tensor | None = None
+    further: Mapping[str, Noise] = field(default_factory=dict)
+    drawn: Tensor | None = None
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What the network is told beside x, t and labels, as its keywords."""
+        told = {"guidance": self.guidance, "drop": self.dropout}
+        return told if self.to is None else {**told, "to": self.to}
 
     @property
     def x_t(self) -> Tensor:
         """cos(t) x0 + sin(t) z."""
         return add_noise(self.x0, self.z, self.t)
 
+    def noised(self, x0: Tensor, loss: str) -> Batch:
+        """Other samples of the same labels, with the further noise of a loss."""
+        noise = self.further[loss]
+        return replace(self, x0=x0, z=noise.z, t=noise.t)
+
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss to minimise and what is worth logging about it (detached scalars)."""
+    """The loss to minimise and what is worth logging about it (detached scalars).
+
+    drawn: samples of the student, without a graph, that later losses of the microbatch are of.
+    """
 
     loss: Tensor
     log: dict[str, Tensor]
+    drawn: Tensor | None = None
 
 
 def draw_time(normal: Tensor, p_mean: float, p_std: float) -> Tensor:
@@ -56,6 +86,14 @@ def draw_noise(normal: Tensor) -> Tensor:
 def adaptive_loss(squared_error: Tensor, weight: Tensor) -> Tensor:
     """mean over the batch of e^w / D ||.||^2 - w; squared_error is the mean over D already, both [B]."""
     return (torch.exp(weight) * squared_error - weight).mean()
+
+
+def weighted_loss(squared_error: Tensor, weight: Tensor, adaptive: bool) -> Tensor:
+    """`adaptive_loss`, or without it the mean of the squared errors."""
+    if adaptive:
+        return adaptive_loss(squared_error, weight)
+    # Sharded strategies wait for a gradient of every parameter, those of w(t) too.
+    return squared_error.mean() + 0 * weight.sum()
 
 
 def mean_square(x: Tensor) -> Tensor:

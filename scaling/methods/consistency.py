@@ -2,62 +2,48 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from models.dual import Dual
 from models.trigflow import SIGMA_DATA, TrigFlowNet, expand, velocity
 from scaling.config.sections import StudentRecipe
-from scaling.methods.batch import Batch, Losses, adaptive_loss, mean_square
+from scaling.methods.batch import Batch, Losses, mean_square, weighted_loss
+from scaling.methods.discrete import discrete_loss, neighbours
+from scaling.methods.ends import ends_of
 from scaling.methods.guidance import guided
+from scaling.methods.tangent import Derivative, Tangent
+
+FORWARD_MODE = Derivative()
 
 
-@dataclass(frozen=True)
-class Tangent:
-    """How the tangent g is kept in bounds: g / (||g|| + constant), or g limited to [-1, 1]."""
-
-    kind: Literal["normalize", "clip"] = "normalize"
-    norm: Literal["l2", "rms"] = "l2"
-    constant: float = 0.1
-
-    def bound(self, g: Tensor) -> Tensor:
-        """The bounded tangent, [B, C, H, W]."""
-        if self.kind == "clip":
-            return g.clamp(-1, 1)
-        return g / (expand(self.length(g), g) + self.constant)
-
-    def length(self, g: Tensor) -> Tensor:
-        """||g|| of each sample, [B]."""
-        length = torch.linalg.vector_norm(g.flatten(1), dim=1)
-        return length if self.norm == "l2" else length / math.sqrt(g[0].numel())
-
-
-def consistency_loss(net: TrigFlowNet, batch: Batch, dxdt: Tensor, warmup: float, tangent: Tangent) -> Losses:
+def consistency_loss(
+    net: TrigFlowNet,
+    batch: Batch,
+    dxdt: Tensor,
+    warmup: float,
+    tangent: Tangent,
+    *,
+    end: Tensor | None = None,
+    derivative: Derivative = FORWARD_MODE,
+    adaptive: bool = True,
+) -> Losses:
     """Algorithm 1, from the velocity dx_t/dt [B, C, H, W] to the loss; `warmup` is r = min(1, iteration / H).
 
-    F with its graph and the stop-gradient derivative come out of one forward pass: the JVP of F at (x_t / sd, t) in
-    direction (cos t sin t dx_t/dt, cos t sin t sd) is cos t sin t sd dF/dt, and stays finite near t = 0 and pi/2.
+    F with its graph and the stop-gradient derivative come out of one forward pass (`derivative` knows other ways).
+    adaptive: whether w(t) is trained; the prior weight 1 / (sd tan t) is part of g. end [B]: where the trajectories
+    lead, None for 0: of f(x, t, s) = cos(t - s) x - sin(t - s) sd F, which is x_s, all is the same with t - s for t.
     """
     x_t = batch.x_t
-    cos, sin = (expand(fn(batch.t), x_t) for fn in (torch.cos, torch.sin))
-    speed = (cos * sin).flatten()
-    f, w = net(
-        Dual(x_t / SIGMA_DATA, cos * sin * dxdt),
-        Dual(batch.t, speed * SIGMA_DATA),
-        batch.labels,
-        guidance=batch.guidance,
-        drop=batch.dropout,
-        with_weight=True,
-    )
-    f_stop = f.value.detach()
-    g = -(cos**2) * (SIGMA_DATA * f_stop - dxdt) - warmup * (cos * sin * x_t + f.tangent)
+    turn = batch.t if end is None else batch.t - end
+    cos, sin = (expand(fn(turn), x_t) for fn in (torch.cos, torch.sin))
+    f, w, slope = derivative.of(net, batch, dxdt, cos * sin)
+    f_stop = f.detach()
+    g = -(cos**2) * (SIGMA_DATA * f_stop - dxdt) - warmup * (cos * sin * x_t + slope)
     bounded = tangent.bound(g)
-    loss = adaptive_loss(mean_square(f.value - f_stop - bounded), w)
+    loss = weighted_loss(mean_square(f - f_stop - bounded), w, adaptive)
     log = {
         "tangent_norm": tangent.length(g).mean(),
         "tangent_norm_normalized": tangent.length(bounded).mean(),
@@ -82,16 +68,28 @@ def teacher_velocity(teacher: TrigFlowNet, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class Consistency(ABC):
-    """Algorithm 1 with what a recipe says of it; a subclass says where dx_t/dt comes from."""
+    """Algorithm 1 or its control in discrete time, as a recipe says; a subclass says where dx_t/dt comes from."""
 
     recipe: StudentRecipe
 
     def loss(self, net: TrigFlowNet, batch: Batch, step: int) -> Losses:
         """The loss of step number `step`, counted from 1."""
         recipe = self.recipe
-        warmup = min(1.0, step / recipe.warmup_steps) if recipe.warmup_steps else 1.0
-        tangent = Tangent(recipe.tangent, recipe.tangent_norm, recipe.tangent_constant)
-        return consistency_loss(net, batch, self.dxdt(batch), warmup, tangent)
+        if recipe.is_discrete:
+            later, before = neighbours(batch.t, recipe, step)
+            batch = replace(batch, t=later)
+            ends = ends_of(batch, recipe)
+            return discrete_loss(net, batch, self.dxdt(batch), before, ends, adaptive=recipe.adaptive_weighting)
+        return consistency_loss(
+            net,
+            batch,
+            self.dxdt(batch),
+            min(1.0, step / recipe.warmup_steps) if recipe.warmup_steps else 1.0,
+            Tangent(recipe.tangent, recipe.tangent_norm, recipe.tangent_constant),
+            end=ends_of(batch, recipe),
+            derivative=Derivative(recipe.derivative, recipe.derivative_step),
+            adaptive=recipe.adaptive_weighting,
+        )
 
     @abstractmethod
     def dxdt(self, batch: Batch) -> Tensor:

@@ -17,9 +17,11 @@ NO_LABEL = -1
 
 
 class Network(Protocol):
-    """F at x [B, C, H, W], t [B], labels int64 [B] and, for a network with that input, guidance [B]."""
+    """F at x [B, C, H, W], t [B], labels int64 [B] and, for a network with such inputs, guidance [B], a time to [B]."""
 
-    def __call__(self, x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None) -> Tensor: ...
+    def __call__(
+        self, x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None, to: Tensor | None = None
+    ) -> Tensor: ...
 
 
 def guided(network: Network, x: Tensor, t: Tensor, labels: Tensor, strength: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def build_plan(config: StudyConfig, family: Family, runs: Sequence[PlannedRun], 
     every = options.strategy in (None, "auto") and accelerator.memory_bytes is not None
     planned: list[RunPlan] = []
     for spec in (run.spec for run in runs):
-        check_devices(f"{spec.method}-{spec.size}", spec.recipe.batch, launch.devices, launch.microbatch)
+        check_devices(f"{spec.label}-{spec.size}", spec.recipe.batch, launch.devices, launch.microbatch)
         strategy = strategy_of(launch.strategy, family, spec.size, launch.devices)
         shown = STRATEGIES if every else (strategy,)
         planned.append(_plan_run(spec, strategy, accelerator, shown, launch))

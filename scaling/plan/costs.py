@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from models.network import NetworkConfig
 from models.shape import count_macs, count_parameters
+from scaling.config.methods import PARTS
 from scaling.config.sections import Method, StudentRecipe
 from scaling.run.spec import RunSpec
 from scaling.sampling.evaluations import sampler_steps, samples_of, sets_of
@@ -66,21 +67,14 @@ def count(network: NetworkConfig) -> Counts:
 def step_forwards(method: Method, *, guided: bool, checkpointing: bool) -> int:
     """Forward passes that one training step costs by multiply-adds: a tangent counts one, a backward pass two.
 
-    Teacher: forward, backward. sCT: forward with tangent, backward. sCD: the same after the teacher's velocity (two
-    evaluations with guidance). sCD with VSD: an sCD step; a sample of the generator with backward, judged by the
-    (guided) teacher and the fake-score network; and one update of the fake-score network. The paper says that the
-    fake-score network is updated once per update of the generator; that the sample of the VSD loss is a pass of its own
-    is our reading. `checkpointing`: every backward pass computes the values, not the tangents, once more.
+    The sum over the passes of the method. `checkpointing`: every backward pass computes the values, not the tangents,
+    once more.
     """
-    score = 2 * FORWARD if guided else FORWARD
-    update = FORWARD + BACKWARD + (FORWARD if checkpointing else 0)
-    consistency = update + TANGENT
-    return {
-        "teacher": update,
-        "sct": consistency,
-        "scd": score + consistency,
-        "vsd": score + consistency + (update + score + FORWARD) + update,
-    }[method]
+    backward = BACKWARD + (FORWARD if checkpointing else 0)
+    return sum(
+        FORWARD * (2 if each.guided and guided else 1) + TANGENT * each.tangent + backward * each.gradient
+        for each in PARTS[method].passes
+    )
 
 
 def is_guided(spec: RunSpec) -> bool:

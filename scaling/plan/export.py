@@ -53,7 +53,7 @@ def totals(runs: Sequence[RunPlan], rate: Rate) -> dict[str, float]:
 def _run_json(run: RunPlan, rate: Rate) -> dict[str, object]:
     spec, cost = run.spec, run.cost
     return {
-        **{"run": run.name, "method": spec.method, "size": spec.size, "seed": spec.seed},
+        **{"run": run.name, "method": spec.label, "size": spec.size, "seed": spec.seed},
         "strategy": run.strategy,
         **asdict(cost),
         "evaluation_flops": cost.evaluation_flops,

@@ -17,6 +17,7 @@ from models.network import NetworkConfig
 from scaling.config.encoders import EncoderFile, is_file, read_encoder
 from scaling.config.metrics import SpaceName
 from scaling.config.sections import (
+    LABELS,
     ConsistencyRecipe,
     Data,
     Ema,
@@ -27,8 +28,10 @@ from scaling.config.sections import (
     NetworkFiles,
     Precision,
     Sampling,
+    ScdVsdRecipe,
     TeacherRecipe,
     VsdRecipe,
+    later,
 )
 from scaling.config.validation import ConfigError, Section, read_yaml, validate
 from scaling.run.home import RunHome
@@ -86,20 +89,21 @@ class RunSpec(Section):
     """Everything that changes the result of a run, which is a pure function of it; its hash is the run's identity."""
 
     method: Method
+    variant: str | None = later(None, "name of a run whose recipe is a variant of the method's; null: the method's own")
     size: str
     seed: int
     precision: Precision
     network: dict[str, Any]
     data: RunData
-    # Each kind has a key that no other has, so that plain values are read as the kind that they were written from.
-    recipe: TeacherRecipe | ConsistencyRecipe | VsdRecipe = Field(union_mode="left_to_right")
+    # Each kind has a key that none before it has: plain values are read as the kind that they were written from.
+    recipe: TeacherRecipe | ConsistencyRecipe | VsdRecipe | ScdVsdRecipe = Field(union_mode="left_to_right")
     ema: Ema
     sampling: Sampling
     evaluation: Evaluation
     max_nonfinite_steps: int
     weights: str | None = Field(description="SHA-256 of the weights at rest that it starts from")
     teacher: str | None = Field(description="identity of the run that a student starts from or distils")
-    student: str | None = Field(description="identity of the sCD run that VSD starts from")
+    student: str | None = Field(description="identity of the sCD run that sCD+VSD starts from")
     networks: dict[SpaceName, str] = Field(
         default_factory=dict, description="SHA-256 of the networks whose features judge, where the study names files"
     )
@@ -114,9 +118,19 @@ class RunSpec(Section):
         """The shape of the network."""
         return network_config(self.network, f"network of {self.name()}")
 
+    @property
+    def label(self) -> str:
+        """What its curve is called: the variant, else the method."""
+        return self.variant or self.method
+
+    @property
+    def title(self) -> str:
+        """The same as it is written in print."""
+        return self.variant or LABELS[self.method]
+
     def name(self) -> str:
-        """The name of the run and of its folder: method-size-identity."""
-        return f"{self.method}-{self.size}-{self.identity()}"
+        """The name of the run and of its folder: label-size-identity."""
+        return f"{self.label}-{self.size}-{self.identity()}"
 
 
 class RunFile(Section):
@@ -129,6 +143,7 @@ class RunFile(Section):
     references: dict[SpaceName, Path] = Field(description="statistics of the real images, by space of features")
     networks: NetworkFiles = Field(description="where the networks lie whose features judge")
     teacher_home: Path | None = Field(description="home of the teacher's run")
+    student_home: Path | None = Field(default=None, description="home of the sCD run that sCD+VSD starts from")
     weights: Path | None = Field(default=None, description="folder of the weights at rest that it starts from")
     vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")
     loading: Loading = Loading()
@@ -137,7 +152,7 @@ class RunFile(Section):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study and what it starts from: the teacher's run, for VSD the sCD student's, or weights at rest."""
+    """One run of a study and what it starts from: the teacher's run, of sCD+VSD the sCD run, or weights at rest."""
 
     spec: RunSpec
     parent: RunSpec | None

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from scaling.config.methods import PARTS
 from scaling.config.sections import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.run.spec import RunSpec
 from scaling.sampling.evaluations import sampler_steps, teacher_evaluations
 
-Sampler = Literal["heun", "ddim", "student"]
+Sampler = Literal["heun", "ddim", "student", "segments", "flow_map"]
 
 
 @dataclass(frozen=True)
 class Draw:
     """How samples are drawn from a network.
 
-    sampler: of a teacher Heun's method or DDIM (Euler's), of a student its own. guidance: strength, 1 for none.
+    sampler: of a teacher Heun's method or DDIM (Euler's), of a student that of its kind. guidance: strength, 1: none.
     guidance_sigma: noise levels outside which a teacher is not guided (Kynkaanniemi et al. 2024), None for all.
     autoguided: whether the direction of guidance comes from another network, and not from missing labels (Karras et al.
     2024). intermediate_t: of a student's second step. seed: key of all noise; image i depends on it and on i alone.
@@ -36,11 +37,9 @@ class Draw:
     @property
     def nfe(self) -> int:
         """Evaluations a sample, a guided one counted twice where it is guided by another or by missing labels."""
-        if self.sampler == "student":
-            return self.steps
-        if self.sampler == "ddim":
-            return self.steps * (1 if self.guidance == 1 else 2)
-        return teacher_evaluations(self.steps, self.guidance)
+        if self.sampler == "heun":
+            return teacher_evaluations(self.steps, self.guidance)
+        return self.steps * (2 if self.sampler == "ddim" and self.guidance != 1 else 1)
 
 
 def draw_of(spec: RunSpec, steps: int | None = None) -> Draw:
@@ -50,8 +49,19 @@ def draw_of(spec: RunSpec, steps: int | None = None) -> Draw:
     shared = Draw(chosen, "student", intermediate_t=sampling.intermediate_t, seed=sampling.seed, batch=sampling.batch)
     if not isinstance(spec.recipe, StudentRecipe):
         return replace(shared, sampler="heun", guidance=sampling.teacher_guidance)
-    if chosen > 2:
+    if spec.recipe.segments > 1:
+        if chosen != spec.recipe.segments:
+            raise ConfigError(
+                f"--steps {chosen}: {spec.name()} was trained in {spec.recipe.segments} segments, which are its steps: "
+                "leave it out"
+            )
+        shared = replace(shared, sampler="segments")
+    elif chosen > 2:
         raise ConfigError(f"--steps {chosen}: a consistency model is sampled in 1 or 2 steps")
+    elif spec.recipe.flow_map:
+        shared = replace(shared, sampler="flow_map")
+    if chosen > 1 and PARTS[spec.method].one_step:
+        raise ConfigError(f"--steps {chosen}: {spec.name()} is a generator of one step: choose 1")
     if spec.recipe.guidance is None:
         return shared
     if chosen not in sampling.student_guidance:
@@ -77,6 +87,8 @@ def changed(
     """The draw with what a user chose; ConfigError names the option that the network does not know."""
     student = isinstance(spec.recipe, StudentRecipe)
     if student:
+        if intermediate_t is not None and draw.sampler == "segments":
+            raise ConfigError(f"--intermediate-t: {spec.name()} goes through the ends of its segments: leave it out")
         for option, given in (("--sampler", sampler), ("--guidance-interval", interval), ("--autoguide", autoguided)):
             if given:
                 raise ConfigError(f"{option}: is for teachers, and {spec.name()} is a consistency model: leave it out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scaling.config.methods import PARTS
+from scaling.config.sections import StudentRecipe, student_steps
 from scaling.run.spec import RunSpec
 
 LOOKED_AT = 100  # samples of a run that is not judged
@@ -27,4 +29,6 @@ def sampler_steps(spec: RunSpec) -> dict[int, int]:
     if spec.method == "teacher":
         sampling = spec.sampling
         return {sampling.teacher_steps: teacher_evaluations(sampling.teacher_steps, sampling.teacher_guidance)}
-    return {steps: steps for steps in spec.sampling.student_steps}
+    assert isinstance(spec.recipe, StudentRecipe), "every other method has a student's recipe"
+    wanted = student_steps(spec.recipe, spec.sampling)
+    return {steps: steps for steps in wanted if steps == 1 or not PARTS[spec.method].one_step}

@@ -15,12 +15,13 @@ from models.network import NetworkConfig
 from models.trigflow import SIGMA_DATA
 from models.vae import Decoder
 from scaling.errors import Interrupted
+from scaling.methods.ends import flow_times, segment_times
 from scaling.methods.guidance import Network, guided, guided_by
 from scaling.run.randomness import derive_seed, normals
 from scaling.run.spec import RunSpec
 from scaling.sampling.decode import run_decoder
 from scaling.sampling.draw import Draw, draw_of
-from scaling.sampling.samplers import Velocity, sample_ddim, sample_student, sample_teacher
+from scaling.sampling.samplers import sample_ddim, sample_student, sample_teacher, sample_walk
 
 
 def labels_of(seeds: np.ndarray, classes: int, chosen: tuple[int, ...] | None = None) -> np.ndarray:
@@ -98,6 +99,10 @@ def _images(
     noise = partial(_noise, draw.seed, seeds, shape, device)
     if draw.sampler == "student":
         x = sample_student(f, noise("sample"), noise("renoise"), draw.steps, draw.intermediate_t)
+    elif draw.sampler == "segments":
+        x = sample_walk(lambda x, t, to: f(x, t), noise("sample"), segment_times(draw.steps))
+    elif draw.sampler == "flow_map":
+        x = sample_walk(lambda x, t, to: f(x, t, to=to), noise("sample"), flow_times(draw.steps, draw.intermediate_t))
     else:
         x = (sample_teacher if draw.sampler == "heun" else sample_ddim)(f, noise("sample"), draw.steps)
     return decoder.samples(x).numpy()
@@ -112,13 +117,15 @@ def _noise(seed: int, seeds: np.ndarray, shape: tuple[int, int, int], device: to
     return SIGMA_DATA * torch.cat(parts).reshape(len(seeds), *shape)
 
 
-def _velocity(network: Network, draw: Draw, labels: Tensor, takes_guidance: bool, guide: Network | None) -> Velocity:
+def _velocity(
+    network: Network, draw: Draw, labels: Tensor, takes_guidance: bool, guide: Network | None
+) -> Callable[..., Tensor]:
     """F for these labels with guidance: as an input of a student, by two evaluations of a teacher, or by another's."""
     strength = torch.full(labels.shape, float(draw.guidance), device=labels.device)
     if takes_guidance:
         return partial(network, labels=labels, guidance=strength)
     if draw.guidance == 1:
-        return lambda x, t: network(x, t, labels)
+        return partial(network, labels=labels)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         if draw.guidance_sigma is not None:
@@ -132,6 +139,8 @@ def _velocity(network: Network, draw: Draw, labels: Tensor, takes_guidance: bool
     return velocity
 
 
-def zero_network(x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None) -> Tensor:
+def zero_network(
+    x: Tensor, t: Tensor, labels: Tensor, *, guidance: Tensor | None = None, to: Tensor | None = None
+) -> Tensor:
     """The network before training: its output gain starts at zero, so F is exactly zero."""
     return torch.zeros_like(x)

@@ -11,21 +11,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.network import SIGMA_DATA, SIGMA_MAX, T_MAX
-from models.trigflow import denoise, time_from_sigma
-
-SIGMA_MIN = 0.002
-RHO = 7.0
+from models.network import SIGMA_DATA, T_MAX
+from models.trigflow import denoise, edm_times
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # F at (x / sigma_data, t): [B, C, H, W], [B] -> [B, C, H, W]
-
-
-def edm_times(steps: int) -> Tensor:
-    """t of EDM's noise levels from sigma 80 to 0.002 with rho 7 (Karras et al. 2022, Eq. 5), then 0: [steps + 1]."""
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
-    low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
-    sigma = (high + ramp * (low - high)) ** RHO
-    return time_from_sigma(torch.cat([sigma, sigma.new_zeros(1)]))
+Leading = Callable[[Tensor, Tensor, Tensor], Tensor]  # the same with the time to lead to
 
 
 def sample_teacher(f: Velocity, noise: Tensor, steps: int) -> Tensor:
@@ -55,12 +45,20 @@ def sample_ddim(f: Velocity, noise: Tensor, steps: int) -> Tensor:
 
     In TrigFlow each step is a turn: x_s = cos(t - s) x_t - sin(t - s) sigma_data F (sCM, section 3).
     """
-    times = edm_times(steps)
+    return sample_walk(lambda x, t, to: f(x, t), noise, edm_times(steps))
+
+
+def sample_walk(f: Leading, noise: Tensor, times: Tensor) -> Tensor:
+    """From each of the times [K + 1] to the next by f(x, t, s) = cos(t - s) x - sin(t - s) sigma_data F, [B, C, H, W].
+
+    With EDM's times it is DDIM for a diffusion model; with the ends of its segments it is exact for a multistep
+    consistency model, and with any times for a flow map, which is told s.
+    """
     x = noise
     for now, then in pairwise(times):
-        t = now.to(x.dtype).to(x.device).expand(len(x))
+        t, to = (each.to(x.dtype).to(x.device).expand(len(x)) for each in (now, then))
         turn = now - then
-        x = turn.cos().item() * x - turn.sin().item() * SIGMA_DATA * f(x / SIGMA_DATA, t)
+        x = turn.cos().item() * x - turn.sin().item() * SIGMA_DATA * f(x / SIGMA_DATA, t, to)
     return x
 
 

@@ -40,8 +40,6 @@ def check_runnable(config: StudyConfig) -> None:
 def obstacles(config: StudyConfig) -> Iterator[tuple[str, object, str]]:
     """(key, value, reason and remedy) of each key whose value can be planned but not run."""
     encoder = config.data.encoder
-    if "vsd" in config.methods:
-        yield "methods", list(config.methods), "vsd cannot be trained: remove it"
     if known_encoder(encoder, "data.encoder").vae is not None and config.data.vae is None:
         yield "data.vae", None, f"encoder {encoder} is a VAE that decodes samples: name its folder"
     yield from _missing_networks(config.evaluation)
@@ -120,7 +118,7 @@ def check_launch(config: StudyConfig, family: Family, device: torch.device) -> N
         )
     check_profile(launch, device)
     check_trackers(launch)
-    longest = max(config.recipe(method, size).steps for size in config.sizes for method in config.methods)
+    longest = max(entry.recipe.steps for size in config.sizes for entry in config.entries(size))
     if launch.profile is not None and launch.profile[1] > longest:
         raise ConfigError(
             f"launch.profile: {list(launch.profile)} ends after the last step of every run, {longest} at most: "
@@ -128,6 +126,5 @@ def check_launch(config: StudyConfig, family: Family, device: torch.device) -> N
         )
     for size in config.sizes:
         check_strategy(launch_of(config, family, size), launch.devices)
-        for method in config.methods:
-            batch = config.recipe(method, size).batch
-            check_devices(f"{method}-{size}", batch, launch.devices, launch.microbatch)
+        for entry in config.entries(size):
+            check_devices(f"{entry.label}-{size}", entry.recipe.batch, launch.devices, launch.microbatch)

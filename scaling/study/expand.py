@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from models.family import Family, network_config
+from scaling.config.methods import PARTS
 from scaling.config.sections import (
     ConsistencyRecipe,
     Method,
+    ScdVsdRecipe,
     Student,
     StudentRecipe,
     Teacher,
     TeacherRecipe,
     VsdRecipe,
 )
-from scaling.config.study import StudyConfig
+from scaling.config.study import Entry, StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.evaluation.spaces.files import network_hashes
 from scaling.run.spec import PlannedRun, RunData, RunSpec
@@ -35,15 +38,23 @@ def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun
             weights = at_rest[size]
             teacher = make("teacher", weights=weights)
             runs.append(PlannedRun(teacher, None, weights.folder if weights else None))
-            for method in study.methods:
-                if method in ("scd", "sct"):
-                    start = student_weights(study, family, size, method)
-                    student = make(method, teacher, weights=start)
-                    runs.append(PlannedRun(student, teacher, start.folder if start else None))
-            if "vsd" in study.methods:
-                student = make("scd", teacher, weights=student_weights(study, family, size, "scd"))
-                runs.append(PlannedRun(make("vsd", teacher, student), student))
+            made: dict[Method, RunSpec] = {"teacher": teacher}
+            for method in sorted(set(study.methods) - {"teacher"}, key=partial(_rank, study.methods)):
+                parents = [made[parent] for parent in PARTS[method].parents]
+                start = student_weights(study, family, size, study.entry(method, size))
+                made[method] = make(method, *parents, weights=start)
+                runs.append(PlannedRun(made[method], parents[-1], start.folder if start else None))
+            for name in study.variants:
+                varied = study.variant(name, size)
+                start = student_weights(study, family, size, varied)
+                run = make(varied.method, teacher, varied=varied, weights=start)
+                runs.append(PlannedRun(run, teacher, start.folder if start else None))
     return runs
+
+
+def _rank(methods: Sequence[Method], method: Method) -> tuple[int, int]:
+    """A method comes after those that it starts from, else in the order of the file."""
+    return len(PARTS[method].parents), methods.index(method)
 
 
 def _spec(
@@ -55,16 +66,19 @@ def _spec(
     method: Method,
     teacher: RunSpec | None = None,
     student: RunSpec | None = None,
+    *,
     weights: SavedModel | None = None,
+    varied: Entry | None = None,
 ) -> RunSpec:
-    recipe = study.recipe(method, size)
+    recipe = varied.recipe if varied else study.recipe(method, size)
     # Without the folder of its weights, which may be moved.
     if isinstance(recipe, Teacher):
         recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
     elif isinstance(recipe, Student):
         recipe = ConsistencyRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
-    assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe), "the kinds of recipe"
+    assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe | ScdVsdRecipe), "the kinds of recipe"
     guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
+    told = isinstance(recipe, StudentRecipe) and recipe.flow_map
     network = weights.config if weights and method == "teacher" else family.size(size)
     if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:
         raise ConfigError(
@@ -73,10 +87,13 @@ def _spec(
         )
     return RunSpec(
         method=method,
+        variant=varied.variant if varied else None,
         size=size,
         seed=seed,
         precision=study.precision,
-        network=network_config({**network.describe(), "guidance": guided}, f"size {size!r} for {method}").describe(),
+        network=network_config(
+            {**network.describe(), "guidance": guided, "second_time": told}, f"size {size!r} for {method}"
+        ).describe(),
         data=data,
         recipe=recipe,
         ema=study.ema_of(size),

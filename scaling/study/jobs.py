@@ -39,7 +39,7 @@ def _job(folder: StudyFolder, run: PlannedRun, pending: Collection[str], command
         log=home.log,
         parents=(run.parent.name(),) if run.parent and run.parent.name() in pending else (),
         cost=seconds_estimate(run.spec),
-        kind=run.spec.method,
+        kind=run.spec.label,
         progress=(home.metrics, home.samples),
         restarts=RESTARTS,
     )

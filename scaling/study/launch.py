@@ -53,6 +53,7 @@ def write_homes(
     study: Study, runs: Sequence[PlannedRun], prepared: Prepared, references: Mapping[SpaceName, Path]
 ) -> None:
     """The home folder of each run with its config.yaml."""
+    homes = {run.spec.identity(): (study.folder / run.name).resolve() for run in runs}
     for run in runs:
         home = RunHome(study.folder / run.name)
         home.path.mkdir(exist_ok=True)
@@ -65,7 +66,8 @@ def write_homes(
             shards=prepared.shards.resolve(),
             references={space: path.resolve() for space, path in references.items()},
             networks=_resolved(study.config.evaluation.files),
-            teacher_home=(study.folder / run.parent.name()).resolve() if run.parent else None,
+            teacher_home=homes[run.spec.teacher] if run.spec.teacher else None,
+            student_home=homes[run.spec.student] if run.spec.student else None,
             weights=run.weights.resolve() if run.weights else None,
             vae=prepared.vae.resolve() if prepared.vae else None,
             loading=study.config.data.within(study.config.launch.folder),

@@ -19,6 +19,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from scaling.config.cluster import Cluster
+from scaling.config.sections import METHODS
 from scaling.config.study import StudyConfig
 from scaling.config.validation import validate
 from scaling.data.sources import locate, verify_changed
@@ -96,9 +97,11 @@ def rehearse(study: Study, cluster: Cluster | None, command: str, *, on_meta: bo
 def shortened(study: Study) -> Study:
     """The same study with STEPS steps a run and IMAGES images, in a folder of its own beside it."""
     content = study.config.model_dump(mode="json")
-    for method in ("teacher", "scd", "sct", "vsd"):
+    for method in METHODS:
         if content[method] is not None:
             content[method]["steps"] = min(STEPS, content[method]["steps"])
+    for changes in content["variants"].values():
+        changes.pop("steps", None)
     for sections in content["by_size"].values():
         for section in sections.values():
             section.pop("steps", None)
@@ -139,7 +142,7 @@ def _memory(plan: Plan) -> Iterator[Check]:
         if usable is not None and chosen and not any(place.fits for place in chosen):
             need = min(place.memory.total for place in chosen)
             yield Check(
-                f"memory of {run.spec.method}-{run.spec.size}",
+                f"memory of {run.spec.label}-{run.spec.size}",
                 False,
                 f"{units.size(need)} a device of {units.size(usable)}: more devices, or a smaller launch.microbatch",
             )
@@ -211,11 +214,11 @@ def _after(small: Study, runs: Sequence[PlannedRun]) -> Iterator[Check]:
         home = folder.home(run.name)
         if home.scores.exists():
             killed = "killed, continued, " if (home.path / KILLED).exists() else ""
-            yield Check(f"{run.spec.method}-{run.spec.size}", True, f"trained, {killed}sampled and judged")
+            yield Check(f"{run.spec.label}-{run.spec.size}", True, f"trained, {killed}sampled and judged")
         else:
             said = log_tail(home.log, 1)
             told = "; ".join(filter(None, [jobs[run.name].get("reason"), *said])) or "never started"
-            yield Check(f"{run.spec.method}-{run.spec.size}", False, f"{told}: {home.log}")
+            yield Check(f"{run.spec.label}-{run.spec.size}", False, f"{told}: {home.log}")
     if runs:
         report = folder.report / "index.html"
         yield Check("report", report.exists(), str(report) if report.exists() else f"is missing: {report}")
@@ -225,7 +228,7 @@ def _measured(study: Study, plan: Plan, small: Study, runs: Sequence[PlannedRun]
     """By run: images a second and bytes a device, as measured and as planned."""
     from scaling.plan.rate import measured_speed
 
-    planned = {(run.spec.method, run.spec.size, run.spec.seed): run for run in plan.runs}
+    planned = {(run.spec.label, run.spec.size, run.spec.seed): run for run in plan.runs}
     for run in runs:
         home = RunHome(small.folder / run.name)
         of = planned[run.spec.method, run.spec.size, run.spec.seed]
@@ -236,7 +239,7 @@ def _measured(study: Study, plan: Plan, small: Study, runs: Sequence[PlannedRun]
         rate = speed * flops_an_image / study.config.launch.devices
         chosen = [place.memory.total for place in of.placements if place.strategy == of.strategy]
         yield {
-            "run": f"{run.spec.method}-{run.spec.size}",
+            "run": f"{run.spec.label}-{run.spec.size}",
             "images_per_second": speed,
             "planned_images_per_second": plan.rate.flops_per_second * study.config.launch.devices / flops_an_image,
             "memory_bytes": memory,

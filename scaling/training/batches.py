@@ -11,8 +11,10 @@ from data_pipeline.reader import LatentReader
 from data_pipeline.stream import SampleStream
 from models.dropout import Dropout
 from scaling.config.sections import Loading, StudentRecipe, TeacherRecipe
-from scaling.methods.batch import Batch, draw_noise, draw_time
+from scaling.methods.batch import Batch, Noise, draw_noise, draw_time
+from scaling.methods.ends import drawn_end
 from scaling.methods.guidance import NO_LABEL
+from scaling.methods.method import proposals
 from scaling.run.randomness import derive_seed, device_normals, keys, normals, uniforms
 from scaling.run.spec import RunSpec
 from scaling.training.feed import Feed
@@ -36,7 +38,7 @@ class Batches:
         self, spec: RunSpec, reader: LatentReader, world: World, microbatch: int, loading: Loading = PLAIN
     ) -> None:
         """microbatch: images of a pass; 0: the rank's whole share. ConfigError where shares would be unequal."""
-        check_devices(f"{spec.method}-{spec.size}", spec.recipe.batch, world.size, microbatch)
+        check_devices(f"{spec.label}-{spec.size}", spec.recipe.batch, world.size, microbatch)
         self.spec, self.reader, self.world = spec, reader, world
         self.encoder = spec.data.latent_encoder()
         window = spec.data.window
@@ -48,6 +50,7 @@ class Batches:
         self.size = microbatch or self.share
         self.passes = self.share // self.size
         self.feed = Feed(self.stream, self.size, self._following, loading, world.device)
+        self.proposals = proposals(spec.recipe)
         self.stand_ins = 0
 
     def step(self, step: int) -> Iterator[Batch]:
@@ -77,20 +80,28 @@ class Batches:
 
     def _batch(self, first: int) -> Batch:
         """The samples at positions first .. first + size - 1."""
-        recipe, seed, device, size = self.spec.recipe, self.spec.seed, self.world.device, self.size
+        recipe = self.spec.recipe
         fed = self.feed.get(first)
         self.stand_ins += fed.stand_ins
         x0 = self.encoder.normalize(self._drawn(fed.latents, first))
-        normal = normals(seed, "z", first, size, x0[0].numel(), device)
-        tau = normals(seed, "t", first, size, 1, device).flatten()
+        noise = self._noise("", first, x0, recipe.p_mean, recipe.p_std)
         return Batch(
             x0=x0,
-            z=draw_noise(normal.reshape(x0.shape)),
-            t=draw_time(tau, recipe.p_mean, recipe.p_std),
+            z=noise.z,
+            t=noise.t,
             labels=self._labels(fed.labels, first),
             dropout=self._dropout(first),
             guidance=self._guidance(first),
+            further={name: self._noise(f"-{name}", first, x0, *times) for name, times in self.proposals.items()},
+            to=self._end(noise.t, first),
         )
+
+    def _noise(self, key: str, first: int, x0: Tensor, p_mean: float, p_std: float) -> Noise:
+        """Noise like x0 and times, other ones for each key."""
+        seed, device = self.spec.seed, self.world.device
+        normal = normals(seed, f"z{key}", first, self.size, x0[0].numel(), device)
+        tau = normals(seed, f"t{key}", first, self.size, 1, device).flatten()
+        return Noise(draw_noise(normal.reshape(x0.shape)), draw_time(tau, p_mean, p_std))
 
     def _drawn(self, latents: Tensor, first: int) -> Tensor:
         """The latents themselves, or of their moments mean + std eps, another eps each time that a sample is seen."""
@@ -114,6 +125,16 @@ class Batches:
             return None
         masks = keys(self.spec.seed, "dropout", first, self.size, self.world.device)
         return Dropout(recipe.dropout, masks, recipe.dropout_max_resolution)
+
+    def _end(self, t: Tensor, first: int) -> Tensor | None:
+        """Where a flow map is told to lead each sample."""
+        recipe = self.spec.recipe
+        if not isinstance(recipe, StudentRecipe) or not recipe.flow_map:
+            return None
+        same, place = (
+            uniforms(self.spec.seed, purpose, first, self.size, self.world.device) for purpose in ("same", "to")
+        )
+        return drawn_end(t, same, place, recipe.flow_map_same)
 
     def _guidance(self, first: int) -> Tensor | None:
         """s ~ U[low, high] for each sample."""

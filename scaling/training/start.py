@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
+from scaling.config.methods import FAKE, PARTS, NetworkName
 from scaling.config.sections import ConsistencyRecipe
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import profile_name
 
-# What a student with guidance has beyond its teacher; its gain starts at zero, so that it starts as the teacher.
-GUIDANCE_KEYS = tuple(f"unet.emb_guidance{key}" for key in (".weight", "_gain", "_fourier.freqs", "_fourier.phases"))
+# What a student has beyond its teacher, which is told neither a guidance strength nor where to lead; the gain of each
+# starts at zero, so that it starts as the teacher.
+GUIDANCE_KEYS, TO_KEYS = (
+    tuple(f"unet.{layer}{key}" for key in (".weight", "_gain", "_fourier.freqs", "_fourier.phases"))
+    for layer in ("emb_guidance", "emb_to")
+)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The network that a run starts from or distils: its shape, and its state by the names of TrigFlowNet.
-
-    start: the state that a student goes on from, where that is not its teacher's.
-    """
+    """The network that a run starts from or distils: its shape, and its state by the names of TrigFlowNet."""
 
     config: NetworkConfig
     state: Mapping[str, Tensor]
-    start: Mapping[str, Tensor] | None = None
 
     def frozen(self) -> TrigFlowNet:
         """The network, not to be trained; RuntimeError names keys of the state that are missing or surplus."""
@@ -52,8 +53,46 @@ def build_network(config: NetworkConfig, seed: int) -> TrigFlowNet:
     return net
 
 
+def first_networks(spec: RunSpec, origin: Origin | None, start: Origin | None = None) -> dict[NetworkName, TrigFlowNet]:
+    """The networks in training of a run before its first step, by name, on the CPU.
+
+    start: the student that training goes on from, with its weighting: its loss is the same. RuntimeError where the
+    state of either does not fit.
+    """
+    first, *others = PARTS[spec.method].trained
+    net = first_network(spec, origin if start is None else None)
+    if start is not None:
+        net.load_state_dict({**_told_more(net), **start.state})
+    networks: dict[NetworkName, TrigFlowNet] = {first: net}
+    if FAKE in others:
+        assert origin is not None, "a fake score starts from the teacher"
+        networks[FAKE] = _fake_score(spec, origin)
+    return networks
+
+
+def _fake_score(spec: RunSpec, teacher: Origin) -> TrigFlowNet:
+    """The teacher's network, which is told the student's guidance too, with a fresh weighting."""
+    config = replace(teacher.config, guidance=spec.network_config().guidance)
+    net = build_network(config, derive_seed(spec.seed, "init", FAKE))
+    _take_over(net, teacher)
+    net.reset_weighting(torch.Generator().manual_seed(derive_seed(spec.seed, "weighting", FAKE)))
+    return net
+
+
+def _take_over(net: TrigFlowNet, origin: Origin) -> None:
+    """Load what the origin has; what a network that is told more has beyond it stays."""
+    net.load_state_dict({**origin.state, **_told_more(net)})
+
+
+def _told_more(net: TrigFlowNet) -> dict[str, Tensor]:
+    """The state of the inputs that a student has beyond its teacher."""
+    own = net.state_dict()
+    added = {name: own[name] for name in GUIDANCE_KEYS if net.config.guidance}
+    return added | {name: own[name] for name in TO_KEYS if net.config.second_time}
+
+
 def first_network(spec: RunSpec, origin: Origin | None) -> TrigFlowNet:
-    """The network of a run before its first step, on the CPU; RuntimeError where the origin's state does not fit.
+    """The network that a run is sampled with, before its first step.
 
     One that is trained on gets a fresh weighting w(t): its loss has another scale than that which its weights come
     from, a student's than its teacher's, and a TrigFlow teacher's than EDM2's. A student that goes on keeps its own.
@@ -62,12 +101,7 @@ def first_network(spec: RunSpec, origin: Origin | None) -> TrigFlowNet:
     recipe = spec.recipe
     if origin is None or (isinstance(recipe, ConsistencyRecipe) and recipe.start == "scratch"):
         return net
-    own = net.state_dict()
-    added = {name: own[name] for name in GUIDANCE_KEYS if net.config.guidance}
-    if origin.start is not None:
-        net.load_state_dict({**added, **origin.start})
-        return net
-    net.load_state_dict({**origin.state, **added})
+    _take_over(net, origin)
     if recipe.steps:
         net.reset_weighting(torch.Generator().manual_seed(derive_seed(spec.seed, "weighting")))
     return net

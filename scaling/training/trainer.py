@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -13,20 +13,22 @@ from torch import Tensor
 
 from data_pipeline.reader import LatentReader
 from models.trigflow import TrigFlowNet
+from scaling.config.methods import PARTS, TEACHER, NetworkName, is_distilled
 from scaling.config.sections import Launch, Loading, Recipe, StudentRecipe
 from scaling.errors import TrainingError
 from scaling.methods.batch import Batch, Losses
-from scaling.methods.method import DISTILLED, objective_of
+from scaling.methods.method import Turn, turns_of
 from scaling.run.devices import onto
 from scaling.run.spec import RunSpec
 from scaling.training.batches import PLAIN, Batches
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import Averages, profile_name
 from scaling.training.loss_scale import LossScale
+from scaling.training.sharding.engine import Engine
 from scaling.training.sharding.parallel import build_engine, freeze
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
-from scaling.training.start import Origin, first_network
+from scaling.training.start import Origin, first_networks
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,9 +51,16 @@ class Report:
     wishes: frozenset[str]
 
 
-class Trainer:
-    """The network, its optimizer, averages and loss scale, its objective, and how far training has come.
+def _engine(net: TrigFlowNet, launch: Launch, world: World) -> Engine:
+    """One network ready to be trained as `launch` says."""
+    net.unet.activation_checkpointing = launch.activation_checkpointing
+    return build_engine(net, launch, world)
 
+
+class Trainer:
+    """The networks of a method with their optimizers, averages and loss scale, its losses, and how far training is.
+
+    engines: by name, of the networks in training; engine: of the first, which alone is averaged, sampled and distilled.
     step: steps begun; updates: those that were not skipped. Every rank has one, and calls its methods in step.
     """
 
@@ -63,20 +72,26 @@ class Trainer:
         launch: Launch,
         world: World,
         loading: Loading = PLAIN,
+        start: Origin | None = None,
     ) -> None:
         """Before the first step. origin: the teacher of a student, or the network at rest that a teacher starts from.
 
-        RuntimeError where the origin's network is not that which the run should start from; ParallelError where the
-        strategy cannot be had.
+        start: the network that a student goes on from, where that is not the teacher. RuntimeError where either is not
+        the network which the run should start from; ParallelError where the strategy cannot be had.
         """
         assert origin is not None or not isinstance(spec.recipe, StudentRecipe), "a student's run names its teacher"
         self.spec, self.world = spec, world
         self.batches = Batches(spec, reader, world, launch.microbatch, loading)
-        net = first_network(spec, origin)
-        net.unet.activation_checkpointing = launch.activation_checkpointing
-        self.engine = build_engine(net, launch, world)
-        teacher = freeze(origin.frozen(), launch, world) if origin and spec.method in DISTILLED else None
-        self.objective = objective_of(spec.method, spec.recipe, teacher)
+        self.engines: dict[NetworkName, Engine] = {}
+        for name, net in first_networks(spec, origin, start).items():
+            self.engines[name] = _engine(net, launch, world)
+        self.main = PARTS[spec.method].trained[0]
+        self.engine = self.engines[self.main]
+        teacher = freeze(origin.frozen(), launch, world) if origin and is_distilled(spec.method) else None
+        # What is called: a network, or what wraps it and is called like it.
+        self.networks: dict[NetworkName, TrigFlowNet] = {TEACHER: teacher} if teacher else {}
+        self.networks |= {name: cast(TrigFlowNet, engine.net) for name, engine in self.engines.items()}
+        self.turns = turns_of(spec.method, spec.recipe, teacher)
         self.weights = self.engine.weights()
         self.averages = Averages(self.weights, spec.ema, spec.recipe.batch)
         self._pieces = self._all_pieces()
@@ -92,7 +107,7 @@ class Trainer:
         rate = learning_rate(self.spec.recipe, self.step + 1)
         report = self._agree(self._gradient(), rate, wishes or {})
         self.step += 1
-        finite = math.isfinite(report.entry["loss"]) and math.isfinite(report.entry["grad_norm"])
+        finite = all(math.isfinite(report.entry[key]) for name in self.engines for key in self._judged(name))
         if finite:
             self._update(rate)
         else:
@@ -100,41 +115,56 @@ class Trainer:
         self.scale.update(finite, self.spec.precision)
         return report
 
-    def loss(self, batch: Batch) -> Losses:
-        """The objective of this run's method on one microbatch."""
-        precision = self.spec.precision
-        net = cast(TrigFlowNet, self.engine.net)  # or what wraps it and is called like it
+    def loss(self, batch: Batch, turn: Turn | None = None) -> Losses:
+        """The loss of one microbatch; turn: which of the method's, None: its first."""
+        precision, turn = self.spec.precision, turn or self.turns[0]
         with torch.autocast(self.world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
-            return self.objective.loss(net, batch, self.step + 1)
+            return turn.loss(self.networks, batch, self.step + 1)
 
     def _gradient(self) -> dict[str, Tensor]:
-        """Leave the gradient of the mean loss in the engine; the means over this rank's share of what is logged."""
+        """Leave the gradients of the mean losses in the engines; the means over this rank's share of what is logged."""
         means: dict[str, Tensor] = {}
-        passes = self.batches.passes
+        passes, final = self.batches.passes, {turn.network: turn for turn in self.turns}
         for n, batch in enumerate(self.batches.step(self.step), 1):
-            with self.engine.micro(last=n == passes):
-                losses = self.loss(batch)
-                self.engine.backward(losses.loss * (self.scale.value / passes))
-            for name, value in {"loss": losses.loss.detach(), **losses.log}.items():
-                means[name] = means.get(name, 0) + value / passes
+            for turn in self.turns:
+                engine = self.engines[turn.network]
+                with engine.micro(last=n == passes and turn is final[turn.network]):
+                    losses = self.loss(batch, turn)
+                    engine.backward(losses.loss * (self.scale.value / passes))
+                if losses.drawn is not None:
+                    batch = replace(batch, drawn=losses.drawn)
+                for name, value in {"loss": losses.loss.detach(), **losses.log}.items():
+                    key = self._key(turn.network, name)
+                    means[key] = means.get(key, 0) + value / passes
         return means
 
+    def _key(self, network: NetworkName, name: str) -> str:
+        """Under which name a number of that network is logged: that of the first one has no prefix."""
+        return name if network == self.main else f"{network}_{name}"
+
+    def _judged(self, network: NetworkName) -> tuple[str, str]:
+        """What of a network must be finite for the step to count."""
+        return self._key(network, "loss"), self._key(network, "grad_norm")
+
     def _agree(self, means: Mapping[str, Tensor], rate: float, wishes: Mapping[str, bool]) -> Report:
-        """Means over ranks, the gradient's norm and the wishes of all: the one time a step that the host waits."""
+        """Means over ranks, the gradients' norms and the wishes of all: the one time a step that the host waits."""
         device, size = self.world.device, self.world.size
         told = [*map(float, wishes.values()), float(self.batches.take_stand_ins())]
         raised = onto(torch.tensor(told), device)
         total = self.world.total(torch.cat([torch.stack([*means.values()]).float(), raised]))
-        norm = self.engine.grad_norm() / self.scale.value
-        norm, *numbers = torch.cat([norm[None], total / size]).tolist()
+        found = torch.stack([engine.grad_norm() / self.scale.value for engine in self.engines.values()])
+        numbers = torch.cat([found, total / size]).tolist()
+        norms = {self._key(name, "grad_norm"): numbers.pop(0) for name in self.engines}
         self.stand_ins += round(numbers.pop() * size)
         logged = dict(zip([*means, *wishes], numbers, strict=True))
         loss, granted = logged.pop("loss"), frozenset(wish for wish in wishes if logged.pop(wish) > 0)
         scale = {"loss_scale": self.scale.value} if self.spec.precision == "fp16" else {}
-        return Report({"loss": loss, "grad_norm": norm, "lr": rate, **logged, **scale}, granted)
+        norm = norms.pop("grad_norm")
+        return Report({"loss": loss, "grad_norm": norm, "lr": rate, **logged, **norms, **scale}, granted)
 
     def _update(self, rate: float) -> None:
-        self.engine.step(rate, self.scale.value)
+        for engine in self.engines.values():
+            engine.step(rate, self.scale.value)
         self.updates += 1
         self.skipped_in_row = 0
         self.averages.update(self.weights, self.updates)
@@ -145,7 +175,7 @@ class Trainer:
         self.skipped_in_row += 1
         log.warning("step %d skipped: loss %s, gradient norm %s", self.step, entry["loss"], entry["grad_norm"])
         if self.skipped_in_row == self.spec.max_nonfinite_steps:
-            bad = self.engine.first_nonfinite()
+            bad = self._first_nonfinite()
             where = (
                 f"the first non-finite gradient is that of {bad}"
                 if bad
@@ -155,17 +185,27 @@ class Trainer:
                 f"{self.skipped_in_row} steps in a row up to step {self.step} had a non-finite loss or gradient; "
                 f"{where}. Lower the learning rate or raise warmup_steps"
             )
-        self.engine.discard()
+        for engine in self.engines.values():
+            engine.discard()
+
+    def _first_nonfinite(self) -> str | None:
+        """The first parameter whose gradient is not finite; of another network than the first one with its name."""
+        found = {name: engine.first_nonfinite() for name, engine in self.engines.items()}  # collective: all are asked
+        return next((bad if name == self.main else f"{name}/{bad}" for name, bad in found.items() if bad), None)
 
     def pieces(self) -> Mapping[str, Piece]:
         """All tensors of the state that this rank holds, always the same views."""
         return self._pieces
 
     def _all_pieces(self) -> dict[str, Piece]:
-        engine, averages = self.engine, self.averages
-        parts = {"model": {**self.weights, **engine.buffers()}}
-        parts |= {name: averages.pieces(name) for name in averages.names}
-        parts |= {f"adam-{moment}": pieces for moment, pieces in engine.moments().items()}
+        """By the names of a checkpoint: part/tensor, and in front of that the network's name, but of the first one."""
+        averages = {name: self.averages.pieces(name) for name in self.averages.names}
+        parts: dict[str, Mapping[str, Piece]] = {}
+        for name, engine in self.engines.items():
+            first, prefix = name == self.main, "" if name == self.main else f"{name}/"
+            weights = self.weights if first else engine.weights()
+            moments = {f"{prefix}adam-{moment}": pieces for moment, pieces in engine.moments().items()}
+            parts |= {f"{prefix}model": {**weights, **engine.buffers()}, **(averages if first else {}), **moments}
         return {f"{part}/{name}": piece for part, pieces in parts.items() for name, piece in pieces.items()}
 
     def averaged(self) -> dict[str, Piece]:
@@ -204,4 +244,5 @@ class Trainer:
         self.skipped, self.skipped_in_row = (int(found.metadata[key]) for key in ("skipped", "skipped_in_row"))
         self.stand_ins = int(found.metadata.get("stand_ins", 0))
         self.scale = LossScale(**found.metadata["loss_scale"])
-        self.engine.loaded(self.updates)
+        for engine in self.engines.values():
+            engine.loaded(self.updates)

@@ -10,8 +10,8 @@ from models.family import Family, FamilyError
 from models.network import NetworkConfig
 from models.release import ModelError
 from scaling.config.encoders import known_encoder
-from scaling.config.sections import ConsistencyRecipe, Method, Student
-from scaling.config.study import StudyConfig
+from scaling.config.sections import ConsistencyRecipe, Student, VsdRecipe
+from scaling.config.study import Entry, StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.weights.folder import SavedModel, load_model
 
@@ -37,15 +37,15 @@ def teacher_weights(study: StudyConfig, family: Family, size: str) -> SavedModel
     return saved
 
 
-def student_weights(study: StudyConfig, family: Family, size: str, method: Method) -> SavedModel | None:
+def student_weights(study: StudyConfig, family: Family, size: str, entry: Entry) -> SavedModel | None:
     """The released student that one size's student goes on from, None where it starts as its recipe says.
 
     Its description is checked against the study; the weights themselves are not read. ConfigError names the key.
     """
-    recipe = study.recipe(method, size)
+    recipe = entry.recipe
     if not isinstance(recipe, Student) or recipe.weights is None:
         return None
-    key, folder = f"{method}.weights", recipe.weights
+    key, folder = f"{entry.key}.weights", recipe.weights
     try:
         saved = load_model(folder)
     except (ModelError, ConfigError) as error:
@@ -70,7 +70,7 @@ def _student_faults(saved: SavedModel, own: NetworkConfig) -> Iterator[str]:
 def verify_weights(study: StudyConfig, family: Family) -> None:
     """Read every byte of the weights that runs start from; ConfigError or ModelError where they do not do."""
     for size in study.sizes:
-        found = [student_weights(study, family, size, method) for method, _ in study.students(size)]
+        found = [student_weights(study, family, size, entry) for entry, _ in study.students(size)]
         for saved in (teacher_weights(study, family, size), *found):
             if saved is not None:
                 saved.verify()
@@ -122,10 +122,13 @@ def _check_starts(study: StudyConfig, family: Family, size: str, saved: SavedMod
     """A student that starts from the teacher's weights has the teacher's network, but for the guidance input."""
     teacher, student = asdict(saved.config), asdict(replace(family.size(size), guidance=False))
     differ = [f"{key} {teacher[key]!r} / {student[key]!r}" for key in teacher if teacher[key] != student[key]]
-    for method, recipe in study.students(size):
-        if differ and isinstance(recipe, ConsistencyRecipe) and recipe.start == "teacher":
+    for entry, recipe in study.students(size):
+        chosen = isinstance(recipe, ConsistencyRecipe) and recipe.start == "teacher"
+        if differ and (chosen or isinstance(recipe, VsdRecipe)):
+            remedy = f"set {entry.key}.start to scratch" if chosen else "take scd_vsd, whose sCD may start from scratch"
+            start = ".start: teacher" if chosen else ": starts from the teacher"
             raise ConfigError(
-                f"{method}.start: teacher, but size {size!r} of family {family.name!r} is not the network of "
-                f"teacher.weights {saved.folder} (weights / family: {', '.join(differ)}): set {method}.start to "
-                "scratch, or choose a family of that network (`flavour: edm2` for EDM2's)"
+                f"{entry.key}{start}, but size {size!r} of family {family.name!r} is not the network of "
+                f"teacher.weights {saved.folder} (weights / family: {', '.join(differ)}): {remedy}, or choose a family "
+                "of that network (`flavour: edm2` for EDM2's)"
             )

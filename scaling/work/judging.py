@@ -90,7 +90,7 @@ def evaluate(config: RunFile, home: RunHome, world: World, stop: Stop) -> None:
     result = RunScores(
         study=config.study,
         run=spec.name(),
-        method=spec.method,
+        method=spec.label,
         size=spec.size,
         seed=spec.seed,
         parameters=count_parameters(network),

@@ -6,7 +6,6 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -79,29 +78,41 @@ def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None
     reader = open_loading(nearest_shards(config.shards), loading, lenient=loading.on_bad_shard == "skip")
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    train(config.spec, home, reader, _origin(config), config.launch, world, stop, loading, config.vae)
+    origin, start = _origin(config), _start(config)
+    train(config.spec, home, reader, origin, config.launch, world, stop, loading, config.vae, start)
 
 
 def _origin(config: RunFile) -> Origin | None:
-    """What the run starts from: of a student its teacher's average; of either its weights at rest, if any."""
-    recipe, saved = config.spec.recipe, None
-    if config.spec.weights is not None:
-        assert config.weights is not None, "a run that starts from weights says where they lie"
-        saved = planned_weights(config.weights, config.spec.weights)
+    """What the run starts from: of a student its teacher's average, of a teacher its weights at rest, if any."""
+    recipe = config.spec.recipe
     if config.teacher_home is not None and isinstance(recipe, StudentRecipe):
-        teacher = _teacher(config.teacher_home, recipe.teacher_ema)
-        return replace(teacher, start=saved.state()) if saved else teacher
-    return Origin(saved.config, saved.state()) if saved else None
+        return _parent(config.teacher_home, recipe.teacher_ema)
+    return _at_rest(config)
 
 
-def _teacher(home: Path, profile: float) -> Origin:
-    """The network of the teacher's last checkpoint; an earlier one would make another student."""
+def _start(config: RunFile) -> Origin | None:
+    """The student that training goes on from: of sCD+VSD the average that sCD is sampled with, or a released one."""
+    if config.student_home is not None:
+        return _parent(config.student_home, config.spec.sampling.student_ema)
+    return None if config.teacher_home is None else _at_rest(config)
+
+
+def _at_rest(config: RunFile) -> Origin | None:
+    if config.spec.weights is None:
+        return None
+    assert config.weights is not None, "a run that starts from weights says where they lie"
+    saved = planned_weights(config.weights, config.spec.weights)
+    return Origin(saved.config, saved.state())
+
+
+def _parent(home: Path, profile: float) -> Origin:
+    """The network of the last checkpoint of another run; an earlier one would make another student."""
     spec = load_run(home).spec
     try:
         found = checkpoint.load(checkpoint.path_of(RunHome(home).checkpoints, spec.recipe.steps))
         checkpoint.require(found, spec.identity())
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}. Or delete {RunHome(home).scores}, and the study launched again trains the teacher to its end"
+            f"{error}. Or delete {RunHome(home).scores}, and the study launched again trains that run to its end"
         ) from error
     return Origin(spec.network_config(), averaged_weights(found, profile))

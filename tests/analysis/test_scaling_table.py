@@ -194,7 +194,7 @@ def test_other_spellings_mean_the_same(tmp_path: Path, separator: str) -> None:
         ("teacher", 9, 17, 2.5),
         ("scd", 1, 1, 3.0),
         ("sct", 1, 1, 4.0),
-        ("scd+vsd", 1, 1, 5.0),
+        ("scd_vsd", 1, 1, 5.0),
         ("Mine", 1, 1, 6.0),
     ]
     named.append(("Mine", 2, 2, 6.0))

@@ -20,11 +20,12 @@ STUDY: dict[str, Any] = {
     "name": "planned",
     "family": "nano",
     "sizes": ["xs", "s"],
-    "methods": ["teacher", "scd", "sct", "vsd"],
+    "methods": ["teacher", "scd", "sct", "vsd", "scd_vsd"],
     "teacher": {"steps": 30, "batch": 24, "lr": 0.04, "label_dropout": 0.1},
     "scd": {**STUDENT, "guidance": [1, 2]},
     "sct": STUDENT,
     "vsd": {**STUDENT, "guidance": [1, 2]},
+    "scd_vsd": {**STUDENT, "guidance": [1, 2]},
     "ema": {"sigma_rel": [0.05, 0.1]},
     "sampling": {
         "teacher_steps": 3,

@@ -37,9 +37,10 @@ def test_forwards_of_a_step() -> None:
     assert step_forwards("sct", guided=False, checkpointing=False) == 1 + 1 + 2
     assert step_forwards("scd", guided=False, checkpointing=False) == 1 + (1 + 1 + 2)
     assert step_forwards("scd", guided=True, checkpointing=False) == 2 + (1 + 1 + 2)
-    # VSD on top: a sample and its backward pass, the guided teacher, the fake score, the fake score's own update.
-    assert step_forwards("vsd", guided=True, checkpointing=False) == 6 + (1 + 2) + 2 + 1 + 3
-    backward: dict[Method, int] = {"teacher": 1, "sct": 1, "scd": 1, "vsd": 3}
+    # VSD: a sample and its backward pass, the guided teacher, the fake score, the fake score's own update.
+    assert step_forwards("vsd", guided=True, checkpointing=False) == (1 + 2) + 2 + 1 + 3
+    assert step_forwards("scd_vsd", guided=True, checkpointing=False) == 6 + (1 + 2) + 2 + 1 + 3
+    backward: dict[Method, int] = {"teacher": 1, "sct": 1, "scd": 1, "vsd": 2, "scd_vsd": 3}
     for method, backward_passes in backward.items():
         more = [step_forwards(method, guided=False, checkpointing=flag) for flag in (False, True)]
         assert more[1] - more[0] == backward_passes
@@ -48,12 +49,12 @@ def test_forwards_of_a_step() -> None:
 def test_work_of_a_run(make_study: Fixture) -> None:
     """By hand, for every method."""
     _, runs = make_study()
-    forwards = {"teacher": 3, "scd": 6, "sct": 4, "vsd": 15}
+    forwards = {"teacher": 3, "scd": 6, "sct": 4, "vsd": 9, "scd_vsd": 15}
     for run in runs:
         spec, work = run.spec, cost(run.spec)
         macs = count_macs(spec.network_config())
         steps = 30 if spec.method == "teacher" else 20
-        nfe = {3: 2 * (2 * 3 - 1)} if spec.method == "teacher" else {1: 1, 2: 2}
+        nfe = {3: 2 * (2 * 3 - 1)} if spec.method == "teacher" else {1: 1} if spec.method == "vsd" else {1: 1, 2: 2}
         assert (work.parameters, work.forward_macs) == (count_parameters(spec.network_config()), macs)
         assert (work.steps, work.images) == (steps, steps * 24)
         assert work.train_flops == 2 * macs * forwards[spec.method] * steps * 24
@@ -73,7 +74,7 @@ def test_a_vae_decodes_every_judged_image(make_study: Fixture) -> None:
     decoder = get_encoder("sd-vae-ft-mse-v1").decoder_macs
     assert decoder == pytest.approx(1260.9e9)
     for run in runs:
-        work, samplers = cost(run.spec), 1 if run.spec.method == "teacher" else 2
+        work, samplers = cost(run.spec), 1 if run.spec.method in ("teacher", "vsd") else 2
         assert work.decoding_flops == 2 * decoder * 100 * 3 * samplers
         assert all(macs == work.nfe[steps] * work.forward_macs + decoder for steps, macs in work.sample_macs.items())
 

@@ -100,8 +100,8 @@ def test_the_largest_overlap_is_the_largest() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_each_method_adds(strategy: Strategy) -> None:
-    """sCD adds a frozen teacher to sCT; VSD adds a trained network to that, without an average."""
-    sct, scd, vsd = (memory(strategy, method) for method in ("sct", "scd", "vsd"))
+    """sCD adds a frozen teacher to sCT, sCD+VSD a trained network to that, without an average; VSD has no tangents."""
+    sct, scd, vsd, alone = (memory(strategy, method) for method in ("sct", "scd", "scd_vsd", "vsd"))
     teacher = memory(strategy, "teacher")
     assert sct.parameters == teacher.parameters
     assert sct.frozen == 0
@@ -111,6 +111,8 @@ def test_what_each_method_adds(strategy: Strategy) -> None:
     )
     assert vsd.ema == scd.ema
     assert vsd.frozen == scd.frozen
+    assert replace(alone, activations=0) == replace(vsd, activations=0)
+    assert alone.activations < vsd.activations
 
 
 def test_a_guided_student_has_a_guidance_input_and_its_teacher_has_not() -> None:
@@ -131,12 +133,12 @@ def test_gathered_weights_stay_for_the_normalisation_under_zero3() -> None:
             assert memory("fsdp2", **keys).activations == memory("ddp", **keys).activations
 
 
-@pytest.mark.parametrize("method", ["sct", "vsd"])
+@pytest.mark.parametrize("method", ["sct", "vsd", "scd_vsd"])
 def test_a_checkpoint_holds_weights_buffers_averages_and_moments(method: Method) -> None:
     """Against the tensors of a real network."""
     net = TrigFlowNet(NANO)
     state = sum(x.nbytes for x in net.state_dict().values())
     weights = sum(x.nbytes for x in net.parameters())
-    networks = 2 if method == "vsd" else 1
+    networks = 1 if method == "sct" else 2
     assert checkpoint_bytes(NANO, 3, method) == networks * (state + 2 * weights) + 3 * weights
     assert all(x.dtype == torch.float32 for x in net.state_dict().values())

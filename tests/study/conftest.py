@@ -290,7 +290,7 @@ def prepare_homes(path: Path) -> Homes:
     return Homes(study.folder, {run.name: run for run in runs})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def homes_of() -> Callable[[Path], Homes]:
     """Prepare the study in a file without running it."""
     return prepare_homes

@@ -47,6 +47,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+VSD = "{steps: 3, lr: 0.1, teacher_ema: 0.1}"
 MISTAKES = {
     "unknown key": (["sizess=[xs]"], ["study.yaml", "sizess: unknown key (value ['xs'])", "did you mean 'sizes'?"]),
     "unknown key, far": (["frobnicate=1"], ["frobnicate: unknown key (value 1)", "known: name, family, sizes"]),
@@ -103,7 +104,7 @@ MISTAKES = {
     "VAE of a formula": (["data.vae=folder"], ["data.vae: folder, but encoder 'fashion-s2d-v1' is no VAE: remove"]),
     "encoder file": (["data.encoder=mine.yaml"], ["mine.yaml: no such file"]),
     "no teacher": (["methods=[scd, sct]"], ["methods: add teacher"]),
-    "method": (["methods=[teacher, scdd]"], ["methods.1: ", "'teacher', 'scd', 'sct' or 'vsd' (value 'scdd')"]),
+    "method": (["methods=[teacher, scdd]"], ["methods.1: ", "'sct', 'vsd' or 'scd_vsd' (value 'scdd')"]),
     "no section": (["scd=null"], ["scd: methods names it but the file has no section scd: add one"]),
     "teacher_ema": (["scd.teacher_ema=0.2"], ["scd.teacher_ema: 0.2 is not among ema.sigma_rel [0.1]: add it there"]),
     "sampled ema": (["sampling.student_ema=0.2"], ["sampling.student_ema: 0.2 is not among ema.sigma_rel [0.1]"]),
@@ -123,15 +124,76 @@ MISTAKES = {
         ["scd.guidance=[1, 2]", "teacher.label_dropout=0.1", "sampling.student_guidance={1: 2.5, 2: 1}"],
         ["sampling.student_guidance: 2.5 is outside scd.guidance [1.0, 2.0]", "choose one inside"],
     ),
-    "vsd alone": (["methods=[teacher, vsd]"], ["methods: add scd: vsd starts from the sCD student"]),
-    "vsd, no section": (["methods=[teacher, scd, vsd]"], ["vsd: methods names it but the file has no section vsd"]),
-    "start of vsd": (
-        ["vsd={steps: 3, lr: 0.1, start: scratch}"],
-        ["vsd.start: unknown key (value 'scratch')"],
+    "vsd without scd": (
+        ["methods=[teacher, scd_vsd]"],
+        ["methods: add scd: scd_vsd starts from the sCD student of its size"],
+    ),
+    "vsd without a teacher": (["methods=[vsd]", f"vsd={VSD}"], ["methods: add teacher"]),
+    "vsd, no section": (["methods=[teacher, vsd]"], ["vsd: methods names it but the file has no section vsd"]),
+    "ends of the student of scd_vsd": (
+        ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd.segments=2"],
+        ["scd.segments: scd_vsd goes on from this student, and needs one whose one step leads to the data"],
+    ),
+    "start of vsd": ([f"scd_vsd={VSD}", "scd_vsd.start=scratch"], ["scd_vsd.start: unknown key (value 'scratch')"]),
+    "tangent of vsd": ([f"vsd={VSD}", "vsd.warmup_steps=5"], ["vsd: warmup_steps: is of consistency models", "remove"]),
+    "vsd in two steps": (
+        ["methods=[teacher, vsd]", f"vsd={VSD}", "sampling.student_steps=[2]"],
+        ["sampling.student_steps: [2] has no 1, and vsd makes samples in one step alone: add it"],
     ),
     "vsd with other guidance": (
-        ["methods=[teacher, scd, vsd]", "vsd={steps: 3, lr: 0.1, teacher_ema: 0.1, guidance: [1, 2]}"],
-        ["vsd.guidance: give it where scd.guidance is given, and only there"],
+        ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd_vsd.guidance=[1, 2]"],
+        ["scd_vsd.guidance: give it where scd.guidance is given, and only there"],
+    ),
+    "N = 1": (["scd.discrete_steps=1"], ["scd: discrete_steps: 1 leaves no time between noise and data", "2 or more"]),
+    "two ways to be discrete": (
+        ["scd.discrete_steps=64", "scd.discrete_double_every=9"],
+        ["discrete_steps: fixes the distance that discrete_double_every halves"],
+    ),
+    "too many doublings": (["scd.discrete_double_every=1"], ["1 doubles more than 12 times in 18 steps", "write 2"]),
+    "no derivative": (
+        ["scd.discrete_steps=64", "scd.derivative=central"],
+        ["derivative: central, but discrete-time training has no derivative"],
+    ),
+    "M = 0": (["scd.segments=0"], ["scd: segments: 0 leaves nothing to train", "1 is a consistency model as it is"]),
+    "segments of a flow map": (
+        ["scd.segments=2", "scd.flow_map=true"],
+        ["segments: 2 fixes where each time leads, which a flow_map is told"],
+    ),
+    "flow map in discrete time": (
+        ["scd.flow_map=true", "scd.discrete_steps=64"],
+        ["flow_map: learns the velocity where it stays, and has no time before"],
+    ),
+    "guidance of segments": (
+        ["teacher.label_dropout=0.1", "scd.segments=4", "scd.guidance=[1, 2]", "sampling.student_guidance={1: 1.5}"],
+        ["has strengths for steps [1], but students with guidance are sampled in steps [4]"],
+    ),
+    "tangent": (["scd.tangent=cut"], ["scd.tangent: ", "'normalize', 'clip' or 'raw' (value 'cut')"]),
+    "variant of nothing": (["variants.raw.tangent=raw"], ["variants.raw.of: is None: name what it varies, scd or sct"]),
+    "variant of a teacher": (["variants.raw.of=teacher"], ["variants.raw.of: is 'teacher': name what it varies"]),
+    "key of a variant": (
+        ["variants.raw={of: scd, tangant: raw}"],
+        ["variants.raw:", "tangant: unknown key (value 'raw')", "did you mean 'tangent'?"],
+    ),
+    "value of a variant": (
+        ["variants.raw={of: scd, discrete_steps: 1}"],
+        ["variants.raw:", "discrete_steps: 1 leaves no time"],
+    ),
+    "average of a variant": (
+        ["variants.raw={of: scd, teacher_ema: 0.2}"],
+        ["variants.raw.teacher_ema: 0.2 is not among ema.sigma_rel [0.1]: add it there"],
+    ),
+    "guidance of a variant": (
+        ["variants.raw={of: sct, guidance: [1, 2]}"],
+        ["variants.raw.guidance: consistency training has no teacher that could be guided"],
+    ),
+    "name of a variant": (["variants.scd.of=scd"], ["variants.scd", "is a method: name the variant otherwise"]),
+    "letters of a variant": (
+        ["variants={a-b: {of: scd}}"],
+        ["variants.a-b", "by letters, digits and . _ + alone, 40 at most"],
+    ),
+    "variant without its section": (
+        ["methods=[teacher, sct]", "scd=null", "variants.raw.of=scd"],
+        ["variants.raw: the file has no section scd that it could vary: add one"],
     ),
     "strategy": (["launch.strategy=zero4"], ["launch.strategy: ", "'zero3' (value 'zero4')"]),
     "held out": (["data.held_out=null"], ["data: held_out: name held-out shards"]),
@@ -200,10 +262,6 @@ def test_guidance_without_classes(tmp_path: Path, write_study: Fixture, cli: Fix
 # What can be planned but not run: the overrides, and the lines that the keys get in the refusal.
 ENCODER = "data.vae: encoder sd-vae-ft-mse-v1 is a VAE that decodes samples: name its folder (value None)"
 NOT_YET = {
-    "methods": (
-        ["vsd={steps: 3, lr: 0.1, teacher_ema: 0.1}", "methods=[teacher, scd, vsd]"],
-        ["methods: vsd cannot be"],
-    ),
     "encoder": (["data.encoder=sd-vae-ft-mse-v1"], [ENCODER]),
 }
 

@@ -36,7 +36,7 @@ IMG512 = {
 }
 # Size S as printed: EDM2 without and with guidance, the teacher, and the consistency models in one and two steps.
 S512 = {"edm2": 2.56, "edm2-guided": 2.23, "teacher": 2.29, "sct-1": 10.13, "sct-2": 9.86, "scd-1": 3.07}
-S512 |= {"scd-2": 2.50, "scd+vsd-1": 3.37, "scd+vsd-2": 2.70}
+S512 |= {"scd-2": 2.50, "scd_vsd-1": 3.37, "scd_vsd-2": 2.70}
 XL64 = {"edm2": 1.33, "teacher": 1.38, "sct-1": 2.04, "sct-2": 1.48, "scd-1": 2.44, "scd-2": 1.66}
 
 

@@ -190,11 +190,31 @@ def identities(content: dict[str, Any]) -> list[str]:
     return [run.spec.identity() for run in runs_of(content)]
 
 
-ALL = ("teacher", "scd", "sct", "vsd")
+ALL = ("teacher", "scd", "sct", "vsd", "scd_vsd")
 STUDENTS = ALL[1:]
+CONSISTENT = ("scd", "sct", "scd_vsd")
+# Keys of the variants of Algorithm 1, with another value of each.
+TECHNIQUES: dict[str, Any] = {
+    "adaptive_weighting": False,
+    "derivative": "plain",
+    "derivative_step": 0.02,
+    "discrete_steps": 256,
+    "discrete_double_every": 10,
+    "segments": 2,
+    "flow_map": True,
+    "flow_map_same": 0.4,
+}
+TO_THE_DATA = {"segments", "flow_map"}  # sCD+VSD leads to the data, and so does the sCD that it starts from
 # Another valid value for every key of a study file that a run's result follows from.
 OTHER_VALUES: dict[str, Any] = {
     **{f"{method}.steps": 31 for method in ALL},
+    **{f"sct.{key}": value for key, value in TECHNIQUES.items()},
+    **{
+        f"{method}.{key}": value
+        for method in ("scd", "scd_vsd")
+        for key, value in TECHNIQUES.items()
+        if key not in TO_THE_DATA
+    },
     **{f"{method}.batch": 17 for method in ALL},
     **{f"{method}.lr": 0.011 for method in ALL},
     **{f"{method}.lr_decay_steps": 11 for method in ALL},
@@ -206,14 +226,14 @@ OTHER_VALUES: dict[str, Any] = {
     "teacher.label_dropout": 0.3,
     **{f"{method}.start": "scratch" for method in ("scd", "sct")},
     **{f"{method}.teacher_ema": 0.05 for method in STUDENTS},
-    **{f"{method}.warmup_steps": 9 for method in STUDENTS},
-    **{f"{method}.tangent": "clip" for method in STUDENTS},
-    **{f"{method}.tangent_norm": "rms" for method in STUDENTS},
-    **{f"{method}.tangent_constant": 0.2 for method in STUDENTS},
-    **{f"{method}.guidance": [1, 3] for method in ("scd", "vsd")},
-    "vsd.vsd_p_mean": 0.3,
-    "vsd.vsd_p_std": 1.9,
-    "vsd.vsd_weight": 0.5,
+    **{f"{method}.warmup_steps": 9 for method in CONSISTENT},
+    **{f"{method}.tangent": "clip" for method in CONSISTENT},
+    **{f"{method}.tangent_norm": "rms" for method in CONSISTENT},
+    **{f"{method}.tangent_constant": 0.2 for method in CONSISTENT},
+    **{f"{method}.guidance": [1, 3] for method in ("scd", "vsd", "scd_vsd")},
+    **{f"{method}.vsd_p_mean": 0.3 for method in ("vsd", "scd_vsd")},
+    **{f"{method}.vsd_p_std": 1.9 for method in ("vsd", "scd_vsd")},
+    "scd_vsd.vsd_weight": 0.5,
     "seeds": [7],
     "sizes": ["s"],
     "precision": "bf16",
@@ -275,8 +295,9 @@ FREE_VALUES: dict[str, Any] = {
     "launch.activation_checkpointing": True,
 }
 # The family counts by the networks in it, methods by which runs there are, the encoder beside the data's content,
-# weights by theirs (test_weights.py); sCT is refused guidance, and students with guidance need one strength for each
-# number of steps. Windows and a VAE's weights stand beside the data's content too.
+# weights by theirs (test_weights.py), variants by the runs that they are; sCT is refused guidance, VSD the keys of
+# tangents; students with guidance need one strength for each number of steps. Windows and a VAE's weights stand beside
+# the data's content too.
 OTHERWISE = {
     "family",
     "methods",
@@ -286,6 +307,11 @@ OTHERWISE = {
     "data.window_block",
     "teacher.weights",
     "sct.guidance",
+    *(f"vsd.{key}" for key in ("warmup_steps", "tangent", "tangent_norm", "tangent_constant", *TECHNIQUES)),
+    *(f"{method}.{key}" for method in ("scd", "scd_vsd") for key in TO_THE_DATA),
+    "scd.weights",
+    "sct.weights",
+    "variants",
     "sampling.student_steps",
 }
 
@@ -298,7 +324,8 @@ def changed(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 @pytest.fixture
 def everything(content: dict[str, Any]) -> dict[str, Any]:
     """The tiny study with every method, two averages, and guidance."""
-    content = {**content, "methods": [*ALL], "vsd": {**content["scd"], "guidance": [1, 2]}}
+    vsd = {"steps": 3, "batch": 8, "lr": 0.1, "teacher_ema": 0.1, "guidance": [1, 2]}
+    content = {**content, "methods": [*ALL], **dict.fromkeys(("vsd", "scd_vsd"), vsd)}
     for key, value in {
         "ema.sigma_rel": [0.1, 0.05],
         "teacher.label_dropout": 0.1,
@@ -313,11 +340,12 @@ def test_every_key_is_in_one_list() -> None:
     assert sorted([*OTHER_VALUES, *FREE_VALUES, *OTHERWISE]) == sorted(key for key, *_ in describe(StudyConfig))
 
 
-# Which runs stay the same (teacher, sCD, sCT, VSD) when a key of one method changes: VSD starts from sCD.
+# Which runs stay the same (in the order of ALL) when a key of one method changes: sCD+VSD starts from sCD.
 UNCHANGED = {
-    "scd": [True, False, True, False],
-    "sct": [True, True, False, True],
-    "vsd": [True, True, True, False],
+    "scd": [True, False, True, True, False],
+    "sct": [True, True, False, True, True],
+    "vsd": [True, True, True, False, True],
+    "scd_vsd": [True, True, True, True, False],
 }
 
 
@@ -325,7 +353,7 @@ UNCHANGED = {
 def test_a_key_that_changes_results_makes_another_run(everything: dict[str, Any], key: str) -> None:
     """Of its own method; of those too that start from it."""
     before, after = identities(everything), identities(changed(everything, key, OTHER_VALUES[key]))
-    unchanged = UNCHANGED.get(key.partition(".")[0], [False] * 4)
+    unchanged = UNCHANGED.get(key.partition(".")[0], [False] * 5)
     assert [a == b for a, b in zip(before, after, strict=True)] == unchanged
 
 
@@ -397,12 +425,13 @@ def test_a_config_file_gives_back_its_run(tmp_path: Path, write_study: Fixture) 
     guided = {"guidance": [1, 2]}
     path = write_study(
         tmp_path,
-        methods=["vsd", "sct", "teacher", "scd"],
+        methods=["scd_vsd", "vsd", "sct", "teacher", "scd"],
         seeds=[2**40],
         teacher={**tiny, "label_dropout": 0.1},
         scd={**tiny, **guided},
         sct=tiny,
         vsd={**tiny, **guided, "steps": 5, "teacher_ema": 0.1},
+        scd_vsd={**tiny, **guided, "steps": 5, "teacher_ema": 0.1},
         sampling={"teacher_guidance": 1.5, "student_guidance": {1: 1.5, 2: 1.25}},
     )
     study = open_study(path)

@@ -19,9 +19,16 @@ from tests.training.checkpoint_states import ALONE
 PLAIN = Launch(device="cpu")
 
 
-def trainer_of(spec: RunSpec, reader: LatentReader | Path, origin: Origin | None, launch: Launch = PLAIN) -> Trainer:
+def trainer_of(
+    spec: RunSpec,
+    reader: LatentReader | Path,
+    origin: Origin | None,
+    launch: Launch = PLAIN,
+    start: Origin | None = None,
+) -> Trainer:
     """A trainer before its first step; reader: of shards, or their folder."""
-    return Trainer(spec, LatentReader(reader) if isinstance(reader, Path) else reader, origin, launch, ALONE)
+    opened = LatentReader(reader) if isinstance(reader, Path) else reader
+    return Trainer(spec, opened, origin, launch, ALONE, start=start)
 
 
 def batch_of(trainer: Trainer) -> Batch:

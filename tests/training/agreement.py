@@ -24,7 +24,7 @@ import torch
 
 from data_pipeline.reader import LatentReader
 from models.network import NetworkConfig
-from scaling.config.sections import ConsistencyRecipe, Launch, TeacherRecipe
+from scaling.config.sections import ConsistencyRecipe, Launch, ScdVsdRecipe, TeacherRecipe, VsdRecipe
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpointer, newest
 from scaling.training.sharding.world import World, joined
@@ -37,6 +37,7 @@ from tests.training.small import SPEC, pack_small
 GOLDEN = Path(__file__).with_name("golden.json")
 STRATEGIES = {"ddp": 2, "fsdp2": 2, "hsdp": 4, "zero1": 2, "zero2": 2, "zero3": 2}  # and ranks: 2 x 2 of hsdp
 OBJECTIVES = ("teacher", "scd", "sct")
+PAIRS = ("vsd", "scd_vsd")  # objectives that train two networks
 HALVES = ("bf16", "fp16")
 STEPS, BATCH = 20, 8
 NET = NetworkConfig(8, 4, 10, 8, (1, 2), 1, (4,), head_channels=8)
@@ -68,7 +69,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Curves:
-    """What was logged, step by step."""
+    """What was logged, step by step; of a second network behind what was logged of the first."""
 
     loss: list[float]
     grad_norm: list[float]
@@ -78,11 +79,14 @@ def spec_of(case: Case) -> RunSpec:
     """The run."""
     common: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "lr": 1e-3, "lr_rampup_images": 0}
     common |= {"dropout": 0.1} if case.guided else {}
-    guided_student = case.guided and case.objective == "scd"
+    guided_student = case.guided and case.objective in ("scd", *PAIRS)
     if case.objective == "teacher":
         recipe = TeacherRecipe(**common, label_dropout=0.2 if case.guided else 0.0)
     else:
-        recipe = ConsistencyRecipe(**common, warmup_steps=10, guidance=(1.0, 2.0) if guided_student else None)
+        kinds = {"vsd": VsdRecipe, "scd_vsd": ScdVsdRecipe}
+        common |= {"guidance": (1.0, 2.0) if guided_student else None}
+        common |= {} if case.objective == "vsd" else {"warmup_steps": 10}
+        recipe = kinds.get(case.objective, ConsistencyRecipe)(**common)
     changes = {"method": case.objective, "precision": case.precision, "recipe": recipe, "seed": 6}
     return SPEC.model_copy(update={**changes, "network": replace(NET, guidance=guided_student).describe()})
 
@@ -122,7 +126,9 @@ def _logged(case: Case, shards: Path, folder: Path, world: World) -> Curves:
         if case.nudge:
             _nudge(trainer, case.nudge, generator)
         entries.append(trainer.train_step().entry)
-    return Curves([entry["loss"] for entry in entries], [entry["grad_norm"] for entry in entries])
+    told = [(f"{network}loss", f"{network}grad_norm") for network in ("", "fake_") if f"{network}loss" in entries[0]]
+    losses, norms = ([entry[key] for key in keys for entry in entries] for keys in zip(*told, strict=True))
+    return Curves(losses, norms)
 
 
 def _restored(trained: Trainer, fresh: Trainer, folder: Path) -> Trainer:
@@ -166,7 +172,7 @@ def rounding(case: Case) -> float:
 def golden_cases() -> dict[str, Case]:
     """By name, the runs of one process whose losses are kept."""
     plain = {f"{o} {p}": Case(o, p) for o in OBJECTIVES for p in ("fp32", *HALVES)}
-    return plain | {f"{o} fp32 guided": Case(o, guided=True) for o in OBJECTIVES}
+    return plain | {f"{o} fp32 guided": Case(o, guided=True) for o in (*OBJECTIVES, *PAIRS)}
 
 
 def golden() -> dict[str, list[float]]:

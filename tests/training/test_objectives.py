@@ -1,8 +1,4 @@
-"""The losses on data whose answers are known in closed form.
-
-For data N(0, s^2 I) the marginal at time t is N(0, v(t) I) with v = cos^2 s^2 + sin^2 sd^2, the PF-ODE's velocity is
-dx/dt = x v'/(2 v), and its flow keeps x / sqrt(v): so f(x, t) = x s / sqrt(v(t)) is the consistency function.
-"""
+"""The losses on Gaussian data, whose answers are known in closed form (tests/closed_forms.py)."""
 
 from __future__ import annotations
 
@@ -10,47 +6,20 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.dual import Dual
 from models.trigflow import SIGMA_DATA, velocity
 from scaling.methods.batch import Batch, adaptive_loss, draw_noise, draw_time
-from scaling.methods.consistency import Tangent, consistency_loss, data_velocity, teacher_velocity
+from scaling.methods.consistency import consistency_loss, data_velocity, teacher_velocity
+from scaling.methods.tangent import Tangent
 from scaling.methods.teacher import teacher_loss
+from tests.closed_forms import Gaussian, Known
 
 S = 0.3  # standard deviation of the data
 
 
-def variance(t: Tensor) -> Tensor:
-    return t.cos() ** 2 * S**2 + t.sin() ** 2 * SIGMA_DATA**2
-
-
-def teacher_f(x: Tensor, t: Tensor) -> Tensor:
-    """The exact F of the diffusion model at x = x_t / sd: sd F = E[v_t | x_t] = x_t v'/(2 v)."""
-    slope = t.cos() * t.sin() * (SIGMA_DATA**2 - S**2) / variance(t)
-    return x * slope[:, None, None, None]
-
-
-def student_f(x: Tensor, t: Tensor) -> Tensor:
-    """The exact F of the consistency model: cos x_t - sin sd F = x_t s / sqrt(v)."""
-    factor = (t.cos() - S / variance(t).sqrt()) / t.sin()
-    return x * factor[:, None, None, None]
-
-
-class Known(nn.Module):
-    """A stand-in for the network with a known function and w = 0; `shift` is a parameter added to F."""
-
-    def __init__(self, f) -> None:
-        super().__init__()
-        self.f = f
-        self.shift = nn.Parameter(torch.zeros((), dtype=torch.float64))
-
-    def forward(self, x, t, labels, *, guidance=None, drop=None, with_weight: bool = False):
-        if isinstance(x, Dual):
-            value, tangent, *_ = torch.func.jvp(self.f, (x.value, t.value), (x.tangent, t.tangent))
-            return Dual(value + self.shift, tangent.detach()), torch.zeros_like(t.value)
-        f = self.f(x, t) + self.shift
-        return (f, torch.zeros_like(t)) if with_weight else f
+GAUSSIAN = Gaussian(S)
+teacher_f, student_f = GAUSSIAN.teacher(), GAUSSIAN.student()
 
 
 def batch(count: int = 64, seed: int = 0) -> Batch:
@@ -120,7 +89,7 @@ def test_warmup_removes_the_second_term() -> None:
 def test_teacher_loss_at_the_exact_teacher_is_the_conditional_variance() -> None:
     """E||sd F - v_t||^2 / D = E[Var(v_t | x_t)] = s^2 sd^2 / v(t), and no other function does better."""
     b = batch(200_000)
-    want = (S**2 * SIGMA_DATA**2 / variance(b.t)).mean().item()
+    want = (S**2 * SIGMA_DATA**2 / GAUSSIAN.variance(b.t)).mean().item()
     exact = teacher_loss(Known(teacher_f), b).log["velocity_error"].item()  # type: ignore[arg-type]
     worse = teacher_loss(Known(lambda x, t: teacher_f(x, t) * 1.2), b).log["velocity_error"].item()  # type: ignore[arg-type]
     assert exact == pytest.approx(want, rel=0.01)

@@ -23,7 +23,8 @@ from models.primitives import MPLinear
 from models.trigflow import SIGMA_DATA, TrigFlowNet
 from scaling.errors import ParallelError
 from scaling.methods.batch import Batch
-from scaling.methods.consistency import Tangent, consistency_loss, data_velocity, teacher_velocity
+from scaling.methods.consistency import consistency_loss, data_velocity, teacher_velocity
+from scaling.methods.tangent import Tangent
 from scaling.methods.teacher import teacher_loss
 from scaling.training.sharding.engine import ADAM, MOMENTS
 from scaling.training.sharding.pieces import Piece

@@ -33,7 +33,8 @@ def activation_bytes(
     `dual`: the step of a consistency model, whose tangents are alive beside the values; else the teacher's. At a peak
     are the tensors that autograd keeps (`checkpointing`: the inputs of the blocks, and one block's), the normalised
     weights, and what the operation in flight reads and writes. `precision` is autocast's. `dropout_to`: the finest
-    resolution at which blocks drop features; 0: none do, None: all. A guidance input, some vectors, is left out.
+    resolution at which blocks drop features; 0: none do, None: all. Inputs of guidance and of a
+    second time, some vectors, are left out.
     """
     timeline = _timeline(any_width(network), dual, checkpointing, precision, dropout_to)
     width = network.model_channels / (2 * network.head_channels)
@@ -43,7 +44,7 @@ def activation_bytes(
 
 def any_width(network: NetworkConfig) -> NetworkConfig:
     """The network whose timeline serves all widths: model_channels are WIDTH times 2 head_channels."""
-    return replace(network, model_channels=2 * network.head_channels * WIDTH, guidance=False)
+    return replace(network, model_channels=2 * network.head_channels * WIDTH, guidance=False, second_time=False)
 
 
 def timeline_key(

@@ -16,6 +16,7 @@ from itertools import accumulate, pairwise
 
 from models.network import NetworkConfig
 from models.shape import Shapes, network_shapes
+from scaling.config.methods import PARTS, is_distilled
 from scaling.config.sections import Method, Precision, Strategy
 from scaling.plan.memory.activations import activation_bytes
 from scaling.training.sharding.zero_config import bucket_elements
@@ -68,10 +69,10 @@ def device_memory(
     Activations are counted with dropout, at resolutions up to `dropout_to` (None: all): without any, a teacher's are up
     to 9 % fewer.
     """
-    distilled = method in ("scd", "vsd")
+    parts, distilled = PARTS[method], is_distilled(method)
     student = replace(network, guidance=guided) if distilled else network
-    trained = [student] * (2 if method == "vsd" else 1)
-    teacher = [replace(network, guidance=False)] if distilled else []
+    trained = [student] * len(parts.trained)
+    teacher = [replace(network, guidance=False, second_time=False)] if distilled else []
     held = [_held(each, strategy, world) for each in trained]
     # Beside ZeRO-3 the teacher is sharded by FSDP2.
     frozen = [_held(each, "fsdp2" if strategy == "zero3" else strategy, world) for each in teacher]
@@ -86,7 +87,7 @@ def device_memory(
         + activation_bytes(
             student,
             batch=microbatch,
-            dual=method != "teacher",
+            dual=parts.tangents,
             checkpointing=checkpointing,
             precision=precision,
             dropout_to=dropout_to,
@@ -112,12 +113,12 @@ def snapshot_bytes(network: NetworkConfig, emas: int) -> int:
 def checkpoint_bytes(network: NetworkConfig, emas: int, method: Method) -> int:
     """Bytes of the tensors in one checkpoint: weights and buffers, each average, Adam's moments.
 
-    VSD saves its fake-score network with moments as well.
+    A further network in training, such as VSD's fake score, is saved with its moments, without averages.
     """
     found = network_shapes(network)
     elements = sum(found.elements)
     trained = elements + found.buffers + MOMENTS * elements
-    return WIDE * (trained * (2 if method == "vsd" else 1) + emas * elements)
+    return WIDE * (trained * len(PARTS[method].trained) + emas * elements)
 
 
 @dataclass(frozen=True)

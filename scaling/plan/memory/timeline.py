@@ -25,7 +25,8 @@ from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from scaling.config.sections import Precision
 from scaling.methods.batch import Batch
-from scaling.methods.consistency import Tangent, consistency_loss
+from scaling.methods.consistency import consistency_loss
+from scaling.methods.tangent import Tangent
 from scaling.methods.teacher import teacher_loss
 from scaling.plan.memory.activations import WIDTH
 from scaling.plan.memory.cache import Timeline

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from scaling.config.sections import LABELS
 from scaling.plan import units
 from scaling.plan.build import Plan, RunPlan
 from scaling.plan.memory.placements import Placement
@@ -18,7 +17,7 @@ BOTH = "without / with activation checkpointing"
 
 def memory_tables(plan: Plan) -> Iterator[Table]:
     """Parts under the chosen sharding; totals and smallest numbers of devices where the device's memory is known."""
-    runs = list({(run.spec.size, run.spec.method): run for run in reversed(plan.runs)}.values())[::-1]
+    runs = list({(run.spec.size, run.spec.label): run for run in reversed(plan.runs)}.values())[::-1]
     largest = max(place.memory.total for run in runs for place in run.placements)
     unit = units.GIB if largest >= units.GIB else units.MIB
     yield _parts(plan, runs, unit)
@@ -68,7 +67,7 @@ def _by_strategy(runs: list[RunPlan], title: str, caption: str, cell: Callable[[
 
 
 def _row(run: RunPlan) -> str:
-    return escape(f"{run.spec.size} {LABELS[run.spec.method]}")
+    return escape(f"{run.spec.size} {run.spec.title}")
 
 
 def _name(unit: int) -> str:

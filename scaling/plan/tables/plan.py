@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from scaling.config.sections import LABELS, Method
 from scaling.plan import units
 from scaling.plan.build import Plan, RunPlan
 from scaling.plan.export import totals
@@ -50,9 +49,8 @@ def totals_table(plan: Plan) -> Table:
     """Sums by method, by size and over all."""
     numbers = right("runs", "train FLOPs", "sampling FLOPs", "decoding FLOPs", "on disk", "device time")
     made = table("totals", ("runs of", *numbers, *right(f"on {plan.devices}")))
-    methods: tuple[Method, ...] = tuple(dict.fromkeys(run.spec.method for run in plan.runs))
-    for method in methods:
-        _add_total(made, plan, LABELS[method], [run for run in plan.runs if run.spec.method == method])
+    for name in dict.fromkeys(run.spec.title for run in plan.runs):
+        _add_total(made, plan, name, [run for run in plan.runs if run.spec.title == name])
     made.add_section()
     for size in dict.fromkeys(run.spec.size for run in plan.runs):
         _add_total(made, plan, size, [run for run in plan.runs if run.spec.size == size])
@@ -91,7 +89,7 @@ def sampling_table(plan: Plan) -> Table:
 
 def notes(plan: Plan) -> str:
     """What the figures rest on."""
-    forwards = {LABELS[run.spec.method]: run.cost.step_forwards for run in plan.runs}
+    forwards = {run.spec.title: run.cost.step_forwards for run in plan.runs}
     steps = ", ".join(f"{method} {number}" for method, number in forwards.items())
     rate, accelerator = plan.rate, plan.accelerator
     recomputed = ", with activation checkpointing" if plan.activation_checkpointing else ""
