@@ -90,6 +90,7 @@ def _check_starts(study: StudyConfig, family: Family, size: str, saved: SavedMod
             remedy = f"set {entry.key}.start to scratch" if chosen else "take scd_vsd, whose sCD may start from scratch"
             start = ".start: teacher" if chosen else ": starts from the teacher"
             raise ConfigError(
-                f"{entry.key}{start}, but size {size!r} of family {family.name!r} is not the network of teacher.weights {saved.folder} (weights / family: "
-                f"{', '.join(differ)}): {remedy}, or choose a family of that network (`flavour: edm2` for EDM2's)"
+                f"{entry.key}{start}, but size {size!r} of family {family.name!r} is not the network of "
+                f"teacher.weights {saved.folder} (weights / family: {', '.join(differ)}): {remedy}, or choose a family "
+                "of that network (`flavour: edm2` for EDM2's)"
             )
