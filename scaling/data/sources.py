@@ -35,7 +35,7 @@ from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunData, Window, run_data
 
 BATCH = 1000
-MIXTURE_SAMPLES = {"train": 50_000, "test": 1000}  # so many that a short study sees none of them twice
+MIXTURE_SAMPLES = {"train": 20_000, "test": 1000}  # so many that a short study sees none of them twice
 PACKING_SECONDS = 600.0  # how long another study is waited for that packs the embedded images
 
 
