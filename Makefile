@@ -19,7 +19,7 @@ QUICK := tests/test_imports.py tests/test_sampling.py tests/analysis tests/confi
          tests/training/test_posthoc.py tests/training/test_randomness.py tests/study/test_trainer_resume.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: study latents test quick nightly slurm slurm-nightly lint format gpu clean
+.PHONY: study latents test quick nightly slurm slurm-nightly lint format gpu docs dist clean
 
 study: $(VENV)/.installed
 	$(BIN)/trigscale study run $(STUDY)
@@ -71,6 +71,18 @@ gpu:
 	$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "make gpu needs a CUDA device, torch sees none")'
 	$(PYTHON) -m pytest tests/gpu
 	PYTHONPATH=. $(PYTHON) benchmarks/attention.py
+
+# The site of README.md, docs/ and the docstrings: build/site/index.html.
+PAGES := *.md docs/*.md docs/*.png docs/reference/*.md benchmarks/results/*.md scaling/evaluation/expansion.py
+docs: $(VENV)/.installed
+	rm -rf build/docs build/site
+	mkdir -p build/docs
+	cp --parents $(PAGES) build/docs
+	$(BIN)/python -m mkdocs build
+
+# The wheel and the source distribution, made from it, in dist/.
+dist: $(VENV)/.installed
+	$(BIN)/python -m build --outdir dist
 
 # constraints.txt holds the exact versions that were tested; without it pip may replace a CPU torch by the CUDA build.
 $(VENV)/.installed: pyproject.toml constraints.txt

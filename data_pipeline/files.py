@@ -88,7 +88,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     with naming(final):
         partial.mkdir()
     try:
-        yield partial
+        with _named_inside(partial, final):
+            yield partial
         with naming(final):
             _fsync_tree(partial)
             partial.rename(final)  # over an empty folder: allowed; over a full one: ENOTEMPTY
@@ -166,6 +167,18 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is None or str(error.filename).endswith(PARTIAL):
             raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextmanager
+def _named_inside(partial: Path, final: Path) -> Iterator[None]:
+    """Give an OSError of a file in the temporary folder the name that the file was to have."""
+    try:
+        yield
+    except OSError as error:
+        inside = Path(str(error.filename))
+        if inside.is_relative_to(partial):
+            raise OSError(error.errno, error.strerror, str(final / inside.relative_to(partial))) from error
         raise
 
 

@@ -9,10 +9,10 @@ Names, channels and costs are known without torch, which is imported where tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import UserError
 from models.network import SIGMA_DATA
@@ -28,8 +28,9 @@ class EncoderError(UserError):
 
 @dataclass(frozen=True)
 class Codec:
-    """Images uint8 [N, H, W, C] to latents [N, c, h, w] and back, by a formula."""
+    """Images uint8 [N, H, W, C] to latents [N, c, h, w] and back, by a formula of that name."""
 
+    name: str
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
 
@@ -62,6 +63,12 @@ class Encoder:
     takes: tuple[int | None, int | None, int] = (None, None, 3)
     decoder_macs: float = 0.0
     shards: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values from which `encoder_of` makes it again, for files that are read where it is not known."""
+        content = {"name": self.name, "map": "vae" if isinstance(self.map, Vae) else self.map.name}
+        content |= {"mean": list(self.mean), "std": list(self.std), "images": list(self.takes), "shards": self.shards}
+        return content | ({"vae": asdict(self.map)} if isinstance(self.map, Vae) else {})
 
     @property
     def vae(self) -> Vae | None:
@@ -154,12 +161,15 @@ def _depth_to_space(z: Tensor) -> Tensor:
     return unit_to_pixels(pixel_shuffle(z, 2))
 
 
+SPACE_TO_DEPTH = Codec("space-to-depth-2", _space_to_depth, _depth_to_space)
+PIXELS = Codec("pixels", pixels_to_unit, unit_to_pixels)
+
 # Channel statistics of the 60,000 training images, by `python -m scaling.data.sources`.
 FASHION_S2D = Encoder(
     name="fashion-s2d-v1",
     mean=(-0.55969, -0.56052, -0.56302, -0.56299),
     std=(0.62627, 0.62712, 0.62619, 0.62756),
-    map=Codec(_space_to_depth, _depth_to_space),
+    map=SPACE_TO_DEPTH,
     takes=(16, 16, 1),
 )
 
@@ -168,7 +178,7 @@ RGB = Encoder(
     name="rgb-v1",
     mean=(0.0, 0.0, 0.0),
     std=(SIGMA_DATA, SIGMA_DATA, SIGMA_DATA),
-    map=Codec(pixels_to_unit, unit_to_pixels),
+    map=PIXELS,
 )
 
 # The same of one channel.
@@ -176,7 +186,7 @@ GREY = Encoder(
     name="grey-v1",
     mean=(0.0,),
     std=(SIGMA_DATA,),
-    map=Codec(pixels_to_unit, unit_to_pixels),
+    map=PIXELS,
     takes=(None, None, 1),
 )
 
@@ -210,3 +220,28 @@ def get_encoder(name: str) -> Encoder:
     if name not in ENCODERS:
         raise ValueError(f"unknown encoder {name!r}: known are {', '.join(sorted(ENCODERS))}")
     return ENCODERS[name]
+
+
+def encoder_of(content: Mapping[str, Any]) -> Encoder:
+    """The encoder that `Encoder.describe` described; ValueError where it is none, or ours with other constants."""
+    codecs = {codec.name: codec for codec in (SPACE_TO_DEPTH, PIXELS)}
+    try:
+        name, kind = content["name"], content["map"]
+        made = Encoder(
+            name,
+            tuple(map(float, content["mean"])),
+            tuple(map(float, content["std"])),
+            Vae(**content["vae"]) if kind == "vae" else codecs[kind],
+            tuple(content["images"]),
+            shards=content["shards"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"describes no encoder that is known here ({error!r})") from None
+    known = ENCODERS.get(name)
+    if known is None:
+        return made
+    if made.vae and known.vae:
+        known = replace(known, map=replace(known.vae, sha256=made.vae.sha256))
+    if replace(made, decoder_macs=known.decoder_macs) != known:
+        raise ValueError(f"has other constants than {name!r} has: altered, or of another version")
+    return known

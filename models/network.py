@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 SIGMA_DATA = 0.5  # the standard deviation that all data are scaled to
+SIGMA_MAX = 80.0
+T_MAX = math.atan(SIGMA_MAX / SIGMA_DATA)  # 1.5645: where sampling starts
 WEIGHT_CHANNELS = 128  # of the weighting head's embedding
 
 TimeInput = Literal["t", "log_sigma"]

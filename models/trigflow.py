@@ -6,7 +6,6 @@ level of EDM by sigma = sigma_data tan(t), x_t = cos(t) x_sigma. All data have s
 
 from __future__ import annotations
 
-import math
 from typing import Literal, overload
 
 import torch
@@ -15,13 +14,11 @@ from torch import Tensor, nn
 from models.dropout import Dropout
 from models.dual import Dual, Signal, value_of
 from models.embedding import CosineEmbedding, noise_condition
-from models.network import SIGMA_DATA, WEIGHT_CHANNELS, NetworkConfig
+from models.network import SIGMA_DATA, SIGMA_MAX, WEIGHT_CHANNELS, NetworkConfig
 from models.primitives import MPLinear
 from models.unet import UNet
 
-SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
-RHO = 7.0
-T_MAX = math.atan(SIGMA_MAX / SIGMA_DATA)  # 1.5645: where sampling starts
+SIGMA_MIN, RHO = 0.002, 7.0
 
 
 def time_from_sigma(sigma: Tensor) -> Tensor:

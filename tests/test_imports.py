@@ -37,7 +37,7 @@ BELOW: dict[str, set[str]] = {
 PACKAGES = (*BELOW, "scaling")
 # The rooms of scaling, top to bottom: each may import those below it, and any of them what lies beside them.
 ROOMS = (
-    *("cli", "study", "report", "work", "plan", "data", "evaluation", "weights"),
+    *("cli", "study", "demo", "release", "report", "work", "plan", "data", "evaluation", "weights"),
     *("training", "sampling", "methods", "analysis", "run", "config"),
 )
 BESIDE = ("errors", "tables")  # these import no room
@@ -152,6 +152,28 @@ def python(allowed: tuple[str, ...], script: str, *arguments: Path) -> subproces
 
 def test_networks_need_torch_alone() -> None:
     result = python(TORCH, NETWORK)
+    assert result.returncode == 0, result.stderr
+
+
+LOADED = """
+from models import load_release, read_release
+import torch
+
+net, encoder = load_release(sys.argv[1]), read_release(sys.argv[1]).encoder
+f = net(torch.ones(2, 4, 8, 8), torch.ones(2), torch.zeros(2, dtype=torch.int64))
+assert encoder.decode(encoder.denormalize(f)).shape == (2, 16, 16, 1)
+assert not {"scaling", "pydantic", "yaml"} & sys.modules.keys()
+"""
+
+
+def test_a_release_needs_safetensors_and_numpy_beside_torch(tmp_path: Path) -> None:
+    from models.encoders import FASHION_S2D
+    from scaling.training.start import build_network
+    from scaling.weights.folder import describe_network, save_model
+
+    net = build_network(load_family("nano").size("xs"), 0)
+    save_model(tmp_path / "w", describe_network(net.config, FASHION_S2D), net.state_dict())
+    result = python((*TORCH, "numpy", "safetensors"), LOADED, tmp_path / "w")
     assert result.returncode == 0, result.stderr
 
 

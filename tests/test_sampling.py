@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.trigflow import SIGMA_DATA, T_MAX
+from models.network import SIGMA_DATA, T_MAX
 from scaling.sampling.evaluations import teacher_evaluations
 from scaling.sampling.samplers import edm_times, sample_ddim, sample_student, sample_teacher
 from tests.closed_forms import Gaussian

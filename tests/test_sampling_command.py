@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.trigflow import SIGMA_DATA, T_MAX
+from models.network import SIGMA_DATA, T_MAX
 from scaling.config.families import load_family
 from scaling.config.sections import Ema, Evaluation, Sampling, TeacherRecipe
 from scaling.config.validation import ConfigError

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,10 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
+BESIDE = ("CHANGELOG.md", "CITATION.cff", "constraints.txt")
 PACKAGES = ("kernels", "data_pipeline", "slurm", "models", "scaling", "configs")
-BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+# The source distribution first, and the wheel from what it holds: whatever it lacks, the wheel lacks.
+SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+WHEEL = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 
 
 def carried(root: Path) -> set[str]:
@@ -49,15 +54,24 @@ def run(folder: Path, *command: str | Path) -> str:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The folder of programs of a new environment that has a wheel of this checkout; its dependencies are ours."""
+    """The folder of programs of a new environment that has a wheel of this checkout; its dependencies are ours.
+
+    The wheel is made from the source distribution.
+    """
     source, made, environment = tmp_path / "source", tmp_path / "made", tmp_path / "environment"
     source.mkdir()
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in (*BESIDE, "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copyfile(ROOT / name, source / name)
     made.mkdir()
-    run(source, sys.executable, "-c", BUILD, made)
+    run(source, sys.executable, "-c", SDIST, made)
+    (archive,) = made.glob("trigscale-*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(made, filter="data")
+    unpacked = made / archive.name.removesuffix(".tar.gz")
+    assert all((unpacked / name).read_bytes() == (ROOT / name).read_bytes() for name in BESIDE)
+    run(unpacked, sys.executable, "-c", WHEEL, made)
     (wheel,) = made.glob("trigscale-*.whl")
     run(tmp_path, sys.executable, "-m", "venv", environment)
     run(tmp_path, environment / "bin" / "pip", "install", "--no-deps", "--no-index", "--quiet", wheel)
@@ -67,6 +81,14 @@ def installed(tmp_path: Path) -> Path:
     # Nothing of an editable installation comes along: Python reads no .pth file of a folder that one names.
     (packages / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
     return environment / "bin"
+
+
+def test_the_version_is_one() -> None:
+    """In pyproject.toml, in CITATION.cff and at the head of CHANGELOG.md."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    heads = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
+    assert heads[0].split()[1] == version
 
 
 @pytest.mark.nightly
@@ -80,11 +102,23 @@ def test_a_study_runs_from_a_wheel(tmp_path: Path, installed: Path) -> None:
     np.savez(folder / "images.npz", images=images, labels=np.arange(200) % 10)
     for name in ("train", "test"):
         run(folder, program, "data", "pack", "images.npz", "--to", name)
-    short = ("sizes=[xs]", "methods=[teacher]", "teacher.steps=2", "teacher.batch=8", "evaluation.samples=100")
+    short = (
+        "sizes=[xs]",
+        "methods=[teacher]",
+        "by_size={}",
+        "teacher.steps=2",
+        "teacher.batch=8",
+        "evaluation.samples=100",
+    )
     own = ("data.source=train", "data.held_out=test", "sampling.teacher_steps=2", "launch.device=cpu")
-    run(folder, program, "study", "run", "fashion-ci", *short, *own)
-    record: dict[str, Any] = json.loads((folder / "runs" / "fashion-ci" / "environment.json").read_text())
+    run(folder, program, "study", "run", "fashion", *short, *own, "launch.device=cpu")
+    record: dict[str, Any] = json.loads((folder / "runs" / "fashion" / "environment.json").read_text())
     assert record["commit"] is None
     assert record["versions"]["trigscale"] == run(folder, program, "--version").split()[1]
-    (scores,) = folder.glob("runs/fashion-ci/teacher-xs-*/scores.json")
+    (scores,) = folder.glob("runs/fashion/teacher-xs-*/scores.json")
     assert json.loads(scores.read_text())["metrics"][0]["n"] == 100
+    released = folder / "released"
+    run(folder, program, "release", scores.parent, "--to", released, "--licence", "MIT")
+    run(folder, program, "release", "verify", released)
+    run(folder, installed / "python", released / "sample.py", "--to", "row.ppm", "--steps", "2")
+    assert (folder / "row.ppm").read_bytes().startswith(b"P6 128 16 255\n")

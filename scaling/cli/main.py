@@ -12,9 +12,12 @@ import typer
 
 from data_pipeline.errors import UserError
 from scaling.cli.data import data_app
+from scaling.cli.demo import demo
 from scaling.cli.evaluation import evaluate, ruler_app
+from scaling.cli.export import export
 from scaling.cli.fit import fit
 from scaling.cli.model import model_app
+from scaling.cli.release import release_app
 from scaling.cli.sampling import sample
 from scaling.cli.single import doctor
 from scaling.cli.study import study_app
@@ -37,6 +40,7 @@ app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(ruler_app, name="ruler")
+app.add_typer(release_app, name="release")
 
 
 @app.callback()
@@ -48,7 +52,7 @@ def options(
     """Scaling studies of continuous-time consistency models (sCM): train, distil, measure, fit, report."""
 
 
-for command in (fit, sample, evaluate, doctor):
+for command in (fit, sample, evaluate, demo, export, doctor):
     app.command(command.__name__)(command)
 
 

@@ -78,7 +78,7 @@ def model_import(
     preset = _preset_of(saved.config) or "none of this shape"
     lines = [
         f"{saved.folder}: {description.parameters:,} parameters, preset {preset}",
-        f"parameterization {description.parameterization}, encoder {description.encoder or 'none: pixels'}, float32",
+        f"parameterization {description.parameterization}, encoder {description.encoder['name']}, float32",
         f"licence: {description.source.licence if description.source else 'unknown'}",
     ]
     show(lines, {"folder": str(saved.folder), **_facts(saved)}, as_json)
@@ -101,13 +101,14 @@ def model_ema(
     from data_pipeline.files import refuse_occupied
     from scaling.run.spec import load_run
     from scaling.weights.ema import reconstruct
-    from scaling.weights.folder import save_model
+    from scaling.weights.folder import Average, describe_network, save_model
 
     refuse_occupied(to)
     spec = load_run(home).spec
     made = reconstruct(home, spec, sigma_rel, updates, max_error)
-    config, encoder = spec.network_config(), spec.data.encoder
-    saved = save_model(to, config, made.state, parameterization="trigflow", encoder=encoder, source=None, run=spec)
+    average = Average(profile=sigma_rel, updates=made.updates, profile_error=made.error)
+    description = describe_network(spec.network_config(), spec.data.pinned_encoder(), run=spec, average=average)
+    saved = save_model(to, description, made.state)
     facts = {"folder": str(saved.folder), "sha256": saved.sha256, **made.facts()}
     terms = [asdict(term) for term in made.terms]
     show([_listing(str(to), facts, ERROR)], {**facts, "coefficients": terms}, as_json)
@@ -156,11 +157,9 @@ def _preset_facts(target: str) -> dict[str, Any]:
 
 def _facts(saved: SavedModel) -> dict[str, Any]:
     """What is known of a folder of weights."""
-    from models.family import count_macs
-
-    facts = {"preset": _preset_of(saved.config), "macs": count_macs(saved.config), "sha256": saved.sha256}
-    run = saved.description.run
-    return {**facts, **saved.description.content(), "run": run and run.name()}
+    description = saved.description
+    facts = {"preset": _preset_of(saved.config), "sha256": saved.sha256, **description.model_dump(mode="json")}
+    return {**facts, "run": description.run and description.run.name()}
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -117,6 +117,9 @@ class StudentRecipe(Recipe):
         False, "tell the network where to go as well: any time before t instead of 0 (MeanFlow's objective)"
     )
     flow_map_same: float = later(0.5, "share of samples of a flow map that stay where they are and learn the velocity")
+    guidance_sigma: tuple[Guidance, Guidance] | None = later(
+        None, "noise levels [low, high] outside which the teacher is not guided in distillation; null: none is"
+    )
 
     @property
     def is_discrete(self) -> bool:
@@ -127,6 +130,12 @@ class StudentRecipe(Recipe):
     def _interval_rises(self) -> StudentRecipe:
         if self.guidance is not None and self.guidance[0] > self.guidance[1]:
             raise ValueError(f"guidance: {list(self.guidance)} falls: write [low, high]")
+        if self.guidance_sigma is not None and self.guidance is None:
+            raise ValueError(
+                "guidance_sigma: says where guidance is given, and guidance is null: set that or remove this"
+            )
+        if self.guidance_sigma is not None and not self.guidance_sigma[0] < self.guidance_sigma[1]:
+            raise ValueError(f"guidance_sigma: {list(self.guidance_sigma)} holds no noise level: write [low, high]")
         return self
 
     @model_validator(mode="after")
@@ -178,6 +187,21 @@ class ConsistencyRecipe(StudentRecipe):
     )
 
 
+class Student(ConsistencyRecipe):
+    """A consistency model of a study, and what it starts from."""
+
+    weights: Path | None = Field(
+        default=None, description="folder of a released student that this one goes on from; null: what start says"
+    )
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Student:
+        if self.weights is not None and self.start == "scratch":
+            raise ValueError(f"start: scratch, but weights names {self.weights} to start from: leave one of them out")
+        return self
+
+
+GUIDED = {"teacher_ema", "guidance", "guidance_sigma"}  # what every distilled student may say of its teacher
 VSD_P_MEAN = Field(default=0.4, description="mean of log(sigma) in the VSD loss, ln units")
 VSD_P_STD = Field(default=2.0, description="standard deviation of log(sigma) in the VSD loss, ln units")
 
@@ -193,7 +217,7 @@ class VsdRecipe(StudentRecipe):
 
     @model_validator(mode="after")
     def _has_no_tangent(self) -> VsdRecipe:
-        meaningless = StudentRecipe.model_fields.keys() - Recipe.model_fields.keys() - {"teacher_ema", "guidance"}
+        meaningless = StudentRecipe.model_fields.keys() - Recipe.model_fields.keys() - GUIDED
         for key in sorted(meaningless):
             if getattr(self, key) != StudentRecipe.model_fields[key].default:
                 raise ValueError(f"{key}: is of consistency models, and vsd trains none: remove it, or choose scd_vsd")

@@ -21,7 +21,6 @@ from scaling.config.sections import (
     LABELS,
     METHODS,
     MIXTURE,
-    ConsistencyRecipe,
     Data,
     Ema,
     Evaluation,
@@ -32,6 +31,7 @@ from scaling.config.sections import (
     Recipe,
     Sampling,
     ScdVsdRecipe,
+    Student,
     StudentRecipe,
     Teacher,
     VsdRecipe,
@@ -101,8 +101,8 @@ class StudyConfig(Section):
     precision: Precision = Field(default="fp32", description="arithmetic of the network; weights stay float32")
     data: Data = Data()
     teacher: Teacher
-    scd: ConsistencyRecipe | None = None
-    sct: ConsistencyRecipe | None = None
+    scd: Student | None = None
+    sct: Student | None = None
     vsd: VsdRecipe | None = None
     scd_vsd: ScdVsdRecipe | None = None
     variants: dict[VariantName, dict[str, Any]] = Field(
@@ -154,6 +154,7 @@ class StudyConfig(Section):
             self._check_guidance(size)
             self._check_truth(size)
             self._check_steps(size)
+            self._check_joined(size)
         return self
 
     def _check_variant(self, name: str, changes: dict[str, Any]) -> None:
@@ -242,7 +243,16 @@ class StudyConfig(Section):
                     )
 
     def _check_steps(self, size: str) -> None:
-        """A generator of one step is sampled so."""
+        """A generator of one step is sampled so, and goes on from a student that leads to the data."""
+        if "scd_vsd" in self.methods:
+            student = self.recipe("scd", size)
+            assert isinstance(student, StudentRecipe), "of its section"
+            for key, told in (("segments", student.segments > 1), ("flow_map", student.flow_map)):
+                if told:
+                    raise ValueError(
+                        f"scd.{key}: {getattr(student, key)}, but scd_vsd goes on from that student, and trains one "
+                        f"that leads to the data in one step: make it a variant, or remove scd_vsd{self._of(size)}"
+                    )
         steps = self.sampling_of(size).student_steps
         for method in self.methods:
             if PARTS[method].one_step and 1 not in steps:
@@ -251,13 +261,22 @@ class StudyConfig(Section):
                     f"add it{self._of(size)}"
                 )
 
+    def _check_joined(self, size: str) -> None:
+        """sCD+VSD goes on from an sCD student that leads to the data, as it does itself."""
+        scd = self.recipe("scd", size) if "scd_vsd" in self.methods else None
+        for key in ("segments", "flow_map"):
+            if isinstance(scd, StudentRecipe) and getattr(scd, key) != StudentRecipe.model_fields[key].default:
+                raise ValueError(
+                    f"scd.{key}: scd_vsd goes on from this student, and needs one whose one step leads to the data: "
+                    f"make it one of variants, or leave scd_vsd out{self._of(size)}"
+                )
+
     def _of(self, size: str) -> str:
         return f" (size {size})" if size in self.by_size else ""
 
     def entries(self, size: str) -> Iterator[Entry]:
         """All that is run at one size: the methods in the order of the file, then the variants."""
-        for method in self.methods:
-            yield Entry(method, self.recipe(method, size))
+        yield from (self.entry(method, size) for method in self.methods)
         for name in self.variants:
             yield self.variant(name, size)
 
@@ -266,6 +285,10 @@ class StudyConfig(Section):
         for entry in self.entries(size):
             if isinstance(entry.recipe, StudentRecipe):
                 yield entry, entry.recipe
+
+    def entry(self, method: Method, size: str) -> Entry:
+        """A method with its own recipe."""
+        return Entry(method, self.recipe(method, size))
 
     def variant(self, name: str, size: str) -> Entry:
         """A variant: the recipe that it varies with the overrides of one size, then with its own. ConfigError."""

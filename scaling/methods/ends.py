@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.trigflow import T_MAX
+from models.network import T_MAX
 from scaling.config.sections import StudentRecipe
 from scaling.methods.batch import Batch
 

@@ -22,7 +22,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.trigflow import SIGMA_DATA, T_MAX, TrigFlowNet, denoise, expand, velocity
+from models.network import SIGMA_DATA, T_MAX
+from models.trigflow import TrigFlowNet, denoise, expand, velocity
 from scaling.config.methods import FAKE, STUDENT, TEACHER, NetworkName
 from scaling.methods.batch import Batch, Losses
 from scaling.methods.consistency import teacher_velocity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,13 @@ class RunData(Section):
         """The encoder of the latents, with its constants."""
         return self.definition.build() if self.definition else get_encoder(self.encoder)
 
+    def pinned_encoder(self) -> Encoder:
+        """The same, of a VAE with the hash of the weights that decode this run's latents."""
+        encoder = self.latent_encoder()
+        if encoder.vae is None or self.vae_sha256 is None:
+            return encoder
+        return replace(encoder, map=replace(encoder.vae, sha256=self.vae_sha256))
+
 
 def run_data(data: Data, content_sha256: str, held_out_sha256: str, vae_sha256: str | None = None) -> RunData:
     """What a run knows of a study's data: their content and their encoder, wherever they lie."""
@@ -94,7 +101,7 @@ class RunSpec(Section):
     sampling: Sampling
     evaluation: Evaluation
     max_nonfinite_steps: int
-    weights: str | None = Field(description="SHA-256 of the weights at rest that a teacher starts from")
+    weights: str | None = Field(description="SHA-256 of the weights at rest that it starts from")
     teacher: str | None = Field(description="identity of the run that a student starts from or distils")
     student: str | None = Field(description="identity of the sCD run that sCD+VSD starts from")
     networks: dict[SpaceName, str] = Field(
@@ -137,7 +144,7 @@ class RunFile(Section):
     networks: NetworkFiles = Field(description="where the networks lie whose features judge")
     teacher_home: Path | None = Field(description="home of the teacher's run")
     student_home: Path | None = Field(default=None, description="home of the sCD run that sCD+VSD starts from")
-    weights: Path | None = Field(default=None, description="folder of the weights at rest that a teacher starts from")
+    weights: Path | None = Field(default=None, description="folder of the weights at rest that it starts from")
     vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")
     loading: Loading = Loading()
     launch: Launch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +12,4 @@ from scaling.run.spec import RunData
 
 def run_decoder(data: RunData, vae: Path | None, device: torch.device) -> Decoder:
     """What turns the latents of a run into images; EncoderError where `vae` is not the folder of its VAE."""
-    encoder = data.latent_encoder()
-    if encoder.vae is not None and data.vae_sha256 is not None:
-        encoder = replace(encoder, map=replace(encoder.vae, sha256=data.vae_sha256))
-    return open_decoder(encoder, vae, device)
+    return open_decoder(data.pinned_encoder(), vae, device)

@@ -12,7 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.trigflow import SIGMA_DATA, T_MAX, denoise, edm_times
+from models.network import SIGMA_DATA, T_MAX
+from models.trigflow import denoise, edm_times
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # F at (x / sigma_data, t): [B, C, H, W], [B] -> [B, C, H, W]
 Leading = Callable[[Tensor, Tensor, Tensor], Tensor]  # the same with the time to lead to
@@ -75,7 +76,7 @@ def sample_student(f: Velocity, noise: Tensor, renoise: Tensor, steps: int, inte
     """One step from t_max; for two steps once more from `intermediate_t` with fresh noise `renoise`: [B, C, H, W]."""
 
     def jump(x: Tensor, t: float) -> Tensor:
-        times = torch.full((len(x),), t, dtype=x.dtype, device=x.device)
+        times = x.new_full(x.shape[:1], t)  # not len(x), which an export would take for a constant
         return denoise(x, f(x / SIGMA_DATA, times), times)
 
     sample = jump(noise, T_MAX)

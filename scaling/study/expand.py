@@ -11,6 +11,7 @@ from scaling.config.sections import (
     ConsistencyRecipe,
     Method,
     ScdVsdRecipe,
+    Student,
     StudentRecipe,
     Teacher,
     TeacherRecipe,
@@ -21,7 +22,7 @@ from scaling.config.validation import ConfigError
 from scaling.evaluation.spaces.files import network_hashes
 from scaling.run.spec import PlannedRun, RunData, RunSpec
 from scaling.weights.folder import SavedModel
-from scaling.weights.teacher import teacher_weights
+from scaling.weights.teacher import student_weights, teacher_weights
 
 
 def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun]:
@@ -40,11 +41,14 @@ def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun
             made: dict[Method, RunSpec] = {"teacher": teacher}
             for method in sorted(set(study.methods) - {"teacher"}, key=partial(_rank, study.methods)):
                 parents = [made[parent] for parent in PARTS[method].parents]
-                made[method] = make(method, *parents)
-                runs.append(PlannedRun(made[method], parents[-1]))
+                start = student_weights(study, family, size, study.entry(method, size))
+                made[method] = make(method, *parents, weights=start)
+                runs.append(PlannedRun(made[method], parents[-1], start.folder if start else None))
             for name in study.variants:
                 varied = study.variant(name, size)
-                runs.append(PlannedRun(make(varied.method, teacher, varied=varied), teacher))
+                start = student_weights(study, family, size, varied)
+                run = make(varied.method, teacher, varied=varied, weights=start)
+                runs.append(PlannedRun(run, teacher, start.folder if start else None))
     return runs
 
 
@@ -67,12 +71,15 @@ def _spec(
     varied: Entry | None = None,
 ) -> RunSpec:
     recipe = varied.recipe if varied else study.recipe(method, size)
-    if isinstance(recipe, Teacher):  # without the folder of its weights, which may be moved
+    # Without the folder of its weights, which may be moved.
+    if isinstance(recipe, Teacher):
         recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
+    elif isinstance(recipe, Student):
+        recipe = ConsistencyRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
     assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe | ScdVsdRecipe), "the kinds of recipe"
     guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
     told = isinstance(recipe, StudentRecipe) and recipe.flow_map
-    network = weights.config if weights else family.size(size)
+    network = weights.config if weights and method == "teacher" else family.size(size)
     if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:
         raise ConfigError(
             f"guidance: num_classes of size {size!r} of family {family.name!r} is 0, and guidance needs classes: "

@@ -29,6 +29,8 @@ OPTIONAL = {
     "tensorboard": ("launch.tensorboard", "tensorboard"),
     "wandb": ("launch.wandb", "wandb"),
     "transformers": ("metrics ...-dinov2", "dinov2"),
+    "onnx": ("export to FILE.onnx", "onnx"),
+    "huggingface_hub": ("release push", "hub"),
 }
 PACKAGES = ("trigscale", "torch", "numpy", "scipy", "pydantic", "safetensors", "webdataset", "matplotlib")
 

@@ -62,7 +62,7 @@ def first_networks(spec: RunSpec, origin: Origin | None, start: Origin | None = 
     first, *others = PARTS[spec.method].trained
     net = first_network(spec, origin if start is None else None)
     if start is not None:
-        net.load_state_dict(start.state)
+        _take_over(net, start)
     networks: dict[NetworkName, TrigFlowNet] = {first: net}
     if FAKE in others:
         assert origin is not None, "a fake score starts from the teacher"
@@ -84,7 +84,7 @@ def _take_over(net: TrigFlowNet, origin: Origin) -> None:
     own = net.state_dict()
     added = {name: own[name] for name in GUIDANCE_KEYS if net.config.guidance}
     added |= {name: own[name] for name in TO_KEYS if net.config.second_time}
-    net.load_state_dict({**origin.state, **added})
+    net.load_state_dict({**added, **origin.state})
 
 
 def first_network(spec: RunSpec, origin: Origin | None) -> TrigFlowNet:

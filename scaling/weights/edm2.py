@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.files import refuse_occupied, sha256_file
+from models.encoders import RGB, get_encoder
 from models.family import Family
 from models.network import FLAVOURS, NetworkConfig
-from scaling.weights.folder import CONFIG, ModelError, Parameterization, SavedModel, Source, load_model, save_model
+from models.release import CONFIG, ModelError
+from scaling.weights.folder import Parameterization, SavedModel, Source, describe_network, load_model, save_model
 
 LATENT_ENCODERS = {4: "edm2-sd-vae-v1"}  # by latent channels; EDM2's other networks see pixels
 LICENCE = (
@@ -35,8 +37,11 @@ def import_edm2(path: Path, folder: Path, parameterization: Parameterization) ->
     refuse_occupied(folder)  # before a long conversion
     network = read_edm2(path)
     state = as_trigflow_teacher(network.state) if parameterization == "trigflow" else network.state
-    encoder = LATENT_ENCODERS.get(network.config.latent_channels)
-    return save_model(folder, network.config, state, parameterization=parameterization, encoder=encoder, source=source)
+    known = LATENT_ENCODERS.get(network.config.latent_channels)
+    encoder = get_encoder(known) if known else RGB
+    facts = {"source": source, "licence": source.licence}
+    description = describe_network(network.config, encoder, parameterization=parameterization, **facts)
+    return save_model(folder, description, state)
 
 
 def _describe(path: Path) -> Source:

@@ -1,4 +1,4 @@
-"""Weights at rest that teachers start from: which of them a study can take."""
+"""Weights at rest that teachers and students start from: which of them a study can take."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from models.encoders import RGB
 from models.family import Family, FamilyError
 from models.network import NetworkConfig
+from models.release import ModelError
 from scaling.config.encoders import known_encoder
-from scaling.config.sections import ConsistencyRecipe, VsdRecipe
-from scaling.config.study import StudyConfig
+from scaling.config.sections import ConsistencyRecipe, Student, VsdRecipe
+from scaling.config.study import Entry, StudyConfig
 from scaling.config.validation import ConfigError
-from scaling.weights.folder import ModelError, SavedModel, load_model
+from scaling.weights.folder import SavedModel, load_model
 
 SHARED = ("resolution", "latent_channels", "num_classes")  # what a teacher and its students must agree on
 
@@ -37,12 +37,44 @@ def teacher_weights(study: StudyConfig, family: Family, size: str) -> SavedModel
     return saved
 
 
+def student_weights(study: StudyConfig, family: Family, size: str, entry: Entry) -> SavedModel | None:
+    """The released student that one size's student goes on from, None where it starts as its recipe says.
+
+    Its description is checked against the study; the weights themselves are not read. ConfigError names the key.
+    """
+    recipe = entry.recipe
+    if not isinstance(recipe, Student) or recipe.weights is None:
+        return None
+    key, folder = f"{entry.key}.weights", recipe.weights
+    try:
+        saved = load_model(folder)
+    except (ModelError, ConfigError) as error:
+        raise ConfigError(f"{key}: {error} (size {size})") from error
+    own = replace(family.size(size), guidance=recipe.guidance is not None, second_time=recipe.flow_map)
+    for fault in (*_content_faults(saved, study), *_student_faults(saved, own)):
+        raise ConfigError(f"{key}: {folder} (size {size}): {fault}")
+    return saved
+
+
+def _student_faults(saved: SavedModel, own: NetworkConfig) -> Iterator[str]:
+    """Whether a student's network can go on from these weights; what it is told besides may be added."""
+    if saved.description.kind != "student":
+        yield "holds a teacher, from which a student starts by teacher.weights: name the release of a student"
+    there, wanted = asdict(saved.config), asdict(own)
+    for told in ("guidance", "second_time"):
+        if not there[told]:
+            del there[told]
+    if differ := [f"{key} {there[key]!r} / {wanted[key]!r}" for key in there if there[key] != wanted[key]]:
+        yield f"is another network than the size's (weights / family: {', '.join(differ)}): choose the family it is of"
+
+
 def verify_weights(study: StudyConfig, family: Family) -> None:
-    """Read every byte of the weights that teachers start from; ConfigError or ModelError where they do not do."""
+    """Read every byte of the weights that runs start from; ConfigError or ModelError where they do not do."""
     for size in study.sizes:
-        saved = teacher_weights(study, family, size)
-        if saved is not None:
-            saved.verify()
+        found = [student_weights(study, family, size, entry) for entry, _ in study.students(size)]
+        for saved in (teacher_weights(study, family, size), *found):
+            if saved is not None:
+                saved.verify()
 
 
 def planned_weights(folder: Path, sha256: str) -> SavedModel:
@@ -61,12 +93,17 @@ def _content_faults(saved: SavedModel, study: StudyConfig) -> Iterator[str]:
             f"its parameterization is {description.parameterization!r}, and a teacher's is 'trigflow': import it again "
             "with --as trigflow-teacher"
         )
-    encoder = description.encoder or RGB.name  # networks that see pixels take them as rgb-v1 does (EDM2)
-    ours = known_encoder(study.data.encoder, "data.encoder").name
-    if encoder != ours:
+    encoder, ours = description.encoder, known_encoder(study.data.encoder, "data.encoder")
+    if encoder["name"] != ours.name:
         yield (
-            f"its encoder is {description.encoder or 'none (pixels, which is rgb-v1)'}, but data.encoder is "
-            f"{ours}: one network's latents are noise to another; use data of its encoder"
+            f"its encoder is {encoder['name']}, but data.encoder is {ours.name}: one network's latents are noise to "
+            "another; use data of its encoder"
+        )
+    constants = [list(ours.mean), list(ours.std)]
+    if "mean" in encoder and [encoder["mean"], encoder["std"]] != constants:  # the first version knew the name alone
+        yield (
+            f"its encoder {ours.name} has mean {encoder['mean']} and std {encoder['std']}, but data.encoder of that "
+            f"name has {constants[0]} and {constants[1]}: use the constants that it was trained with"
         )
 
 
@@ -76,6 +113,8 @@ def _network_faults(saved: SavedModel, network: NetworkConfig, family: str) -> I
         at_rest, wanted = getattr(saved.config, key), getattr(network, key)
         if at_rest != wanted:
             yield f"its {key} is {at_rest}, but that of the size in family {family!r} is {wanted}: make them equal"
+    if saved.description.kind == "student":
+        yield "holds a consistency model, whose F is no velocity: a student goes on from it by scd.weights, sct.weights"
     if saved.config.guidance:
         yield "its network takes a guidance strength, as students do: name the weights of a teacher"
 

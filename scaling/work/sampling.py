@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from data_pipeline.files import sha256_file
+from models.release import CONFIG
 from models.trigflow import TrigFlowNet
 from scaling.config.validation import ConfigError, validate
 from scaling.run.spec import RunSpec
@@ -19,7 +20,7 @@ from scaling.sampling.store import Request, open_target, require_ending
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.files import MANIFEST, POINTER, CheckpointError
 from scaling.training.sharding.world import World
-from scaling.weights.folder import CONFIG, ModelError, load_model
+from scaling.weights.folder import load_model, sampled_as
 from scaling.weights.trained import load_network
 
 
@@ -150,16 +151,11 @@ def hold(path: Path, device: torch.device) -> Held:
     """The network in whatever holds weights, and the run that says how it is sampled.
 
     path: the home of a run or its checkpoints/, whose newest checkpoint is taken; its file `newest`, or one checkpoint;
-    or a folder of `trigscale model ema`.
+    or a folder of weights: of `trigscale release`, `model ema` or `model import-edm2`.
     """
     if (path / CONFIG).is_file():
         saved = load_model(path)
-        if saved.description.run is None:
-            raise ModelError(
-                f"{path}: imported weights do not say how they are sampled: run a study with teacher.weights={path} "
-                "teacher.steps=0, and sample its teacher"
-            )
-        return Held(saved.description.run, saved.network().to(device), saved.sha256)
+        return Held(sampled_as(saved), saved.network(device), saved.sha256)
     found = find_checkpoint(path)
     loaded = checkpoint.load(found)
     if "spec" not in loaded.metadata:
@@ -187,6 +183,6 @@ def find_checkpoint(path: Path) -> Path:
     if not (path / MANIFEST).exists():
         raise CheckpointError(
             f"{path}: holds no weights: name the folder of a run that has trained, one of its checkpoints, or a folder "
-            "made by `trigscale model ema`"
+            "made by `trigscale release` or `trigscale model ema`"
         )
     return path

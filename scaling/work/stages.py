@@ -87,18 +87,23 @@ def _origin(config: RunFile) -> Origin | None:
     recipe = config.spec.recipe
     if config.teacher_home is not None and isinstance(recipe, StudentRecipe):
         return _parent(config.teacher_home, recipe.teacher_ema)
-    if config.spec.weights is not None:
-        assert config.weights is not None, "a run that starts from weights says where they lie"
-        saved = planned_weights(config.weights, config.spec.weights)
-        return Origin(saved.config, saved.state())
-    return None
+    return _at_rest(config)
 
 
 def _start(config: RunFile) -> Origin | None:
-    """The sCD student that sCD+VSD goes on from: the average that it is sampled with."""
-    if config.student_home is None:
+    """The student that a student goes on from: a released one, or of sCD+VSD the average that sCD is sampled with."""
+    if config.student_home is not None:
+        return _parent(config.student_home, config.spec.sampling.student_ema)
+    return _at_rest(config) if isinstance(config.spec.recipe, StudentRecipe) else None
+
+
+def _at_rest(config: RunFile) -> Origin | None:
+    """The weights at rest that the run was planned with, if any."""
+    if config.spec.weights is None:
         return None
-    return _parent(config.student_home, config.spec.sampling.student_ema)
+    assert config.weights is not None, "a run that starts from weights says where they lie"
+    saved = planned_weights(config.weights, config.spec.weights)
+    return Origin(saved.config, saved.state())
 
 
 def _parent(home: Path, profile: float) -> Origin:

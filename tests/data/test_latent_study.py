@@ -18,6 +18,8 @@ from scaling.config.families import CONFIGS
 from scaling.config.validation import ConfigError
 from scaling.data.sources import locate
 from scaling.evaluation.images.shards import ShardImages
+from scaling.release.make import Options, release
+from scaling.release.verify import verify_release
 from scaling.run.home import RunHome
 from scaling.run.randomness import device_normals
 from scaling.run.samples import maker, read_samples
@@ -87,6 +89,24 @@ def test_from_moments_to_decoded_samples(study: Study, vae: Path) -> None:
     samples = read_samples(home.sample(2), maker(home.name, 2))
     assert samples.images.shape == (100, SIDE, SIDE, 3)
     assert samples.images.std() > 0
+
+
+def test_a_release_of_a_network_of_latents(study: Study, vae: Path, tmp_path: Path) -> None:
+    """Its encoder is known by its constants and the hash of its VAE, which draws the picture and no other does."""
+    home = home_of(study)
+    stages._train(load_run(home.path), home.path, World(0, 1, CPU), StopRequest())
+    saved = release(home.path, tmp_path / "to", Options())
+    spec = load_run(home.path).spec
+    assert saved.release.encoder == spec.data.pinned_encoder()
+    found = verify_release(saved.folder, vae)
+    assert found["grid"]["identical"]
+    for wrong in (None, save_vae(tmp_path / "other", seed=1)):
+        with pytest.raises(EncoderError):
+            verify_release(saved.folder, wrong)
+    card = (saved.folder / "README.md").read_text()
+    assert "4x4 latents of 4 channels (encoder pets-v1)" in card
+    assert "These weights were not judged." in card
+    assert "latents = encoder.denormalize(x)" in card
 
 
 def test_each_use_draws_its_own_latent(study: Study) -> None:

@@ -7,9 +7,9 @@ import torch
 
 from models.dropout import Dropout, dropout
 from models.dual import Dual
-from models.network import NetworkConfig
+from models.network import T_MAX, NetworkConfig
 from models.primitives import clip, mp_cat, mp_silu, mp_sum, pixel_norm, resample
-from models.trigflow import T_MAX, TrigFlowNet
+from models.trigflow import TrigFlowNet
 from tests.models.networks import CONFIG, KINDS, dual_forward, inputs, network
 
 

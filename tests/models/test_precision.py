@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from models.dual import Dual
-from models.network import FLAVOURS
-from models.trigflow import SIGMA_DATA, T_MAX, TrigFlowNet, add_noise, expand, velocity
+from models.network import FLAVOURS, SIGMA_DATA, T_MAX
+from models.trigflow import TrigFlowNet, add_noise, expand, velocity
 from tests.models.networks import network
 
 # Unit roundoffs: half of the distance from 1 to the next number.

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 
+from data_pipeline.files import sha256_file
 from models.edm2 import edm_denoise
-from models.encoders import ENCODERS
-from models.family import FamilyError
+from models.encoders import EDM2_SD_VAE, RGB
 from models.network import FLAVOURS, NetworkConfig
+from models.release import CONFIG, SUMS, WEIGHTS, ModelError, canonical, sums_text
 from models.trigflow import TrigFlowNet
 from scaling.config.families import load_family
 from scaling.config.validation import ConfigError
 from scaling.weights.edm2 import LICENCE, import_edm2, preset_of
-from scaling.weights.folder import CONFIG, WEIGHTS, ModelError, SavedModel, Source, load_model, save_model
+from scaling.weights.folder import SavedModel, Source, describe_network, load_model, save_model
 from tests.models.edm2_files import TINY, random_state, write_network
 
 SOURCE = Source(file="x.pkl", sha256="0" * 64, ema_sigma_rel=0.1, images=5, licence="mine")
@@ -28,15 +31,16 @@ SOURCE = Source(file="x.pkl", sha256="0" * 64, ema_sigma_rel=0.1, images=5, lice
 
 @pytest.fixture
 def saved(tmp_path: Path) -> SavedModel:
-    return save_model(
-        tmp_path / "model", TINY, random_state(TINY), parameterization="trigflow", encoder="e", source=SOURCE
-    )
+    description = describe_network(TINY, EDM2_SD_VAE, source=SOURCE, licence="mine")
+    return save_model(tmp_path / "model", description, random_state(TINY))
 
 
-def change(path: Path, **keys: Any) -> None:
-    """Rewrite config.json with other values; None takes a key away."""
+def change(path: Path, *, listed: bool = True, **keys: Any) -> None:
+    """Rewrite config.json with other values; None takes a key away. listed: with its new hash in SHA256SUMS."""
     content = {**json.loads(path.read_text()), **keys}
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    if listed:
+        (path.parent / SUMS).write_text(sums_text({CONFIG: sha256_file(path)}))
 
 
 def test_what_is_written_is_read(saved: SavedModel) -> None:
@@ -44,11 +48,13 @@ def test_what_is_written_is_read(saved: SavedModel) -> None:
     assert again == saved
     assert again.config == TINY
     description = again.description
-    assert (description.parameterization, description.encoder, description.source) == ("trigflow", "e", SOURCE)
+    assert (description.parameterization, description.source, description.licence) == ("trigflow", SOURCE, "mine")
+    assert again.release.encoder == EDM2_SD_VAE
     assert description.parameters == sum(p.numel() for p in TrigFlowNet(TINY).parameters())
     state = again.state()
     assert all(torch.equal(state[name], value) for name, value in random_state(TINY).items())
-    assert sorted(path.name for path in saved.folder.iterdir()) == [CONFIG, WEIGHTS]
+    assert sorted(path.name for path in saved.folder.iterdir()) == [SUMS, CONFIG, WEIGHTS]
+    assert subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=saved.folder, check=False).returncode == 0
     assert (saved.folder / WEIGHTS).stat().st_mode == (saved.folder / CONFIG).stat().st_mode
 
 
@@ -65,7 +71,7 @@ def test_the_network_is_ready_for_inference(saved: SavedModel) -> None:
 def test_an_occupied_folder_is_left_as_it_is(saved: SavedModel, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in saved.folder.iterdir()}
     with pytest.raises(FileExistsError, match="choose another folder"):
-        save_model(saved.folder, TINY, random_state(TINY, 1), parameterization="edm", encoder=None, source=None)
+        save_model(saved.folder, describe_network(TINY, RGB), random_state(TINY, 1))
     assert {path.name: path.read_bytes() for path in saved.folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -74,7 +80,7 @@ def test_a_state_that_is_not_whole_leaves_nothing(tmp_path: Path) -> None:
     state = random_state(TINY)
     del state["unet.out_gain"]
     with pytest.raises(KeyError):
-        save_model(tmp_path / "model", TINY, state, parameterization="edm", encoder=None, source=None)
+        save_model(tmp_path / "model", describe_network(TINY, RGB), state)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -85,12 +91,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "config a list": (lambda f: (f / CONFIG).write_text("[]"), ModelError, "config.json: holds list"),
     "not UTF-8": (lambda f: (f / CONFIG).write_bytes(b"\xff"), ModelError, "config.json: cannot be read"),
     "foreign": (lambda f: change(f / CONFIG, format="diffusers"), ModelError, "has format 'diffusers'"),
+    "newer": (lambda f: change(f / CONFIG, format="trigscale-model-3"), ModelError, "install a newer one"),
+    "not listed": (lambda f: change(f / CONFIG, listed=False, licence="all"), ModelError, "the hash in SHA256SUMS"),
+    "no list": (lambda f: (f / SUMS).unlink(), ModelError, "SHA256SUMS: no such file"),
+    "no list of hashes": (lambda f: (f / SUMS).write_text("x"), ModelError, "SHA256SUMS: is no list of hashes"),
+    "no hash": (lambda f: change(f / CONFIG, files={WEIGHTS: "1"}), ModelError, "not 64 hexadecimal digits"),
+    "outside": (lambda f: change(f / CONFIG, files={"../x": "0" * 64}), ModelError, "not 64 hexadecimal digits"),
     "unknown key": (lambda f: change(f / CONFIG, colour=1), ConfigError, "colour: unknown key"),
-    "missing key": (lambda f: change(f / CONFIG, parameterization=None), ConfigError, "parameterization: is required"),
-    "bad value": (lambda f: change(f / CONFIG, parameterization="ddpm"), ConfigError, "'edm' or 'trigflow'"),
-    "bad network": (lambda f: change(f / CONFIG, network={"width": 3}), FamilyError, "network.width: unknown key"),
+    "bad value": (lambda f: change(f / CONFIG, parameters=0), ConfigError, "parameters: must be greater than 0"),
+    "bad network": (lambda f: change(f / CONFIG, network={"width": 3}), ModelError, "network.width: unknown key"),
+    "other sigma": (lambda f: change(f / CONFIG, sigma_data=1.0), ModelError, "sigma_data is 1.0"),
     "other sign": (lambda f: change(f / CONFIG, parameterization="edm"), ModelError, "one was altered"),
-    "other encoder": (lambda f: change(f / CONFIG, encoder="sd"), ModelError, "one was altered"),
+    "other encoder": (lambda f: change(f / CONFIG, encoder=RGB.describe()), ModelError, "one was altered"),
+    "other type": (lambda f: change(f / CONFIG, dtype="bf16"), ModelError, "is F32 where BF16 belongs"),
     "weights cut": (
         lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]),
         ModelError,
@@ -116,7 +129,8 @@ def test_a_damaged_folder_is_refused_by_name(saved: SavedModel, damage: str) -> 
 def test_weights_of_another_shape_are_refused(saved: SavedModel) -> None:
     state = safetensors.torch.load_file(saved.folder / WEIGHTS)
     state["unet.out_gain"] = torch.ones(2)
-    carried = {"trigscale": saved.description.canonical()}
+    with safetensors.safe_open(saved.folder / WEIGHTS, "pt") as file:
+        carried = file.metadata()
     safetensors.torch.save_file(state, saved.folder / WEIGHTS, carried)
     with pytest.raises(ModelError, match=r"unet.out_gain has shape \(2,\) where \(1,\) belongs"):
         load_model(saved.folder)
@@ -171,16 +185,15 @@ def test_a_teacher_has_the_same_weights_but_for_the_sign_of_its_output(tmp_path:
     assert all(torch.equal(trigflow[name], value) for name, value in edm.items())
 
 
-def test_pixels_have_no_encoder_and_latents_have_edm2s(tmp_path: Path) -> None:
+def test_pixels_are_rgb_and_latents_have_edm2s(tmp_path: Path) -> None:
     pixels = NetworkConfig(8, 3, 5, 8, (1, 2), 1, (4,), head_channels=8, **FLAVOURS["edm2"])
     found = [
         import_edm2(
             write_network(tmp_path / f"{n}.pkl", random_state(config), config), tmp_path / str(n), "edm"
-        ).description.encoder
+        ).release.encoder
         for n, config in enumerate((pixels, TINY))
     ]
-    assert found == [None, "edm2-sd-vae-v1"]
-    assert "edm2-sd-vae-v1" in ENCODERS
+    assert found == [RGB, EDM2_SD_VAE]
 
 
 def test_presets_are_known_by_their_shape() -> None:
@@ -189,3 +202,32 @@ def test_presets_are_known_by_their_shape() -> None:
         for size, config in family.sizes.items():
             assert preset_of(replace(config, **FLAVOURS["edm2"]), families) == f"{family.name}/{size}"
     assert preset_of(TINY, families) is None
+
+
+def as_version_1(saved: SavedModel, **run: Any) -> Path:
+    """The folder as the first version of the format wrote it."""
+    encoder = saved.release.encoder.name
+    content = {"parameterization": "trigflow", "network": TINY.describe(), "encoder": encoder}
+    content |= {"parameters": saved.description.parameters, "source": SOURCE.model_dump(mode="json"), **run}
+    content = json.loads(json.dumps(content))
+    path = saved.folder / WEIGHTS
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, {"trigscale": canonical(content)})
+    (saved.folder / SUMS).unlink()
+    whole = {"format": "trigscale-model-1", **content, "sha256": sha256_file(path)}
+    (saved.folder / CONFIG).write_text(json.dumps(whole))
+    return saved.folder
+
+
+def test_folders_of_the_first_version_are_read(saved: SavedModel) -> None:
+    """With the same hash, which runs that started from them are known by; and as strictly."""
+    state = saved.state()
+    folder = as_version_1(saved)
+    found = load_model(folder)
+    assert found.sha256 == sha256_file(folder / WEIGHTS)
+    assert (found.config, found.release.encoder, found.description.source) == (TINY, EDM2_SD_VAE, SOURCE)
+    assert found.description.licence == "mine"
+    assert all(torch.equal(value, state[name]) for name, value in found.state().items())
+    content = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**content, "encoder": "rgb-v1"}))
+    with pytest.raises(ModelError, match="one was altered"):
+        load_model(folder)

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from models.trigflow import SIGMA_DATA, T_MAX, add_noise, denoise, time_from_sigma, velocity
+from models.network import SIGMA_DATA, T_MAX
+from models.trigflow import add_noise, denoise, time_from_sigma, velocity
 
 
 def draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -130,11 +130,27 @@ MISTAKES = {
     ),
     "vsd without a teacher": (["methods=[vsd]", f"vsd={VSD}"], ["methods: add teacher"]),
     "vsd, no section": (["methods=[teacher, vsd]"], ["vsd: methods names it but the file has no section vsd"]),
+    "ends of the student of scd_vsd": (
+        ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd.segments=2"],
+        ["scd.segments: scd_vsd goes on from this student, and needs one whose one step leads to the data"],
+    ),
     "start of vsd": ([f"scd_vsd={VSD}", "scd_vsd.start=scratch"], ["scd_vsd.start: unknown key (value 'scratch')"]),
     "tangent of vsd": ([f"vsd={VSD}", "vsd.warmup_steps=5"], ["vsd: warmup_steps: is of consistency models", "remove"]),
     "vsd in two steps": (
         ["methods=[teacher, vsd]", f"vsd={VSD}", "sampling.student_steps=[2]"],
         ["sampling.student_steps: [2] has no 1, and vsd makes samples in one step alone: add it"],
+    ),
+    "levels without guidance": (
+        ["scd.guidance_sigma=[0.1, 2]"],
+        ["scd: guidance_sigma: says where guidance is given, and guidance is null"],
+    ),
+    "no levels of guidance": (
+        ["scd.guidance=[1, 2]", "scd.guidance_sigma=[2, 2]"],
+        ["scd: guidance_sigma: [2.0, 2.0] holds no noise level: write [low, high]"],
+    ),
+    "scd_vsd from segments": (
+        ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd.segments=4"],
+        ["scd.segments: 4, but scd_vsd goes on from that student", "make it a variant, or remove scd_vsd"],
     ),
     "vsd with other guidance": (
         ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd_vsd.guidance=[1, 2]"],

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from models.trigflow import SIGMA_DATA, T_MAX, denoise
+from models.network import SIGMA_DATA, T_MAX
+from models.trigflow import denoise
 from scaling.report.build import build_report
 from scaling.run.spec import load_run
 from scaling.training.checkpoints import checkpoint

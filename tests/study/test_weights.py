@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from data_pipeline.reader import LatentReader
+from models.encoders import get_encoder
 from models.network import FLAVOURS, NetworkConfig
+from models.release import WEIGHTS
 from models.trigflow import SIGMA_DATA
 from scaling.config.families import load_family
 from scaling.methods.consistency import Distillation
@@ -29,7 +31,7 @@ from scaling.training.checkpoints import checkpoint
 from scaling.training.loop import train
 from scaling.training.start import Origin, averaged_weights, build_network
 from scaling.training.trainer import Trainer
-from scaling.weights.folder import WEIGHTS, SavedModel, load_model, save_model
+from scaling.weights.folder import SavedModel, describe_network, load_model, save_model
 from scaling.weights.trained import load_network
 from scaling.work.stages import run
 from scaling.work.stopping import StopRequest
@@ -80,8 +82,8 @@ def original(tmp_path_factory: pytest.TempPathFactory, write_study: Fixture, sha
 
 
 def at_rest(folder: Path, config: NetworkConfig, state: dict[str, torch.Tensor], **changes: Any) -> SavedModel:
-    facts: dict[str, Any] = {"parameterization": "trigflow", "encoder": ENCODER, "source": None, **changes}
-    return save_model(folder, config, state, **facts)
+    facts: dict[str, Any] = {"encoder": ENCODER, **changes}
+    return save_model(folder, describe_network(config, get_encoder(facts.pop("encoder")), **facts), state)
 
 
 def drawn(folder: Path, seed: int = 0, **keys: Any) -> SavedModel:
@@ -207,7 +209,7 @@ Make = Callable[[Path], Any]
 REFUSED: dict[str, tuple[Make, list[str]]] = {
     "missing": (
         lambda folder: None,
-        ["config.json: no such file: name a folder made by `trigscale model import-edm2`"],
+        ["config.json: no such file: name a folder made by `trigscale release`, `model ema` or `model import-edm2`"],
     ),
     "foreign": (
         lambda folder: (folder.mkdir(), (folder / "config.json").write_text("{}")),
@@ -222,8 +224,8 @@ REFUSED: dict[str, tuple[Make, list[str]]] = {
         ["its encoder is edm2-sd-vae-v1, but data.encoder is fashion-s2d-v1", "use data of its encoder"],
     ),
     "pixels": (
-        lambda folder: drawn(folder, encoder=None),
-        ["its encoder is none (pixels, which is rgb-v1), but data.encoder is fashion-s2d-v1"],
+        lambda folder: drawn(folder, encoder="rgb-v1"),
+        ["its encoder is rgb-v1, but data.encoder is fashion-s2d-v1"],
     ),
     "resolution": (
         lambda folder: drawn(folder, resolution=16, attention_resolutions=(8,)),

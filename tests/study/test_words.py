@@ -16,6 +16,7 @@ import typer
 
 from data_pipeline.arrays import load_arrays
 from data_pipeline.reader import LatentReader
+from models.encoders import RGB
 from scaling.cli.main import app
 from scaling.config.families import CONFIGS, load_family
 from scaling.config.study import StudyConfig, find_study
@@ -25,7 +26,7 @@ from scaling.study import machine
 from scaling.training.loop import train
 from scaling.training.sharding.world import World
 from scaling.training.start import build_network
-from scaling.weights.folder import save_model
+from scaling.weights.folder import describe_network, save_model
 
 ROOT = Path(__file__).parents[2]
 NANO = load_family("nano").size("xs")
@@ -139,11 +140,11 @@ def test_whatever_holds_weights_is_sampled(cli: Fixture, tmp_path: Path, homes: 
 
 
 def test_what_cannot_be_sampled_is_refused_with_a_remedy(cli: Fixture, tmp_path: Path) -> None:
-    state, facts = build_network(NANO, 0).state_dict(), {"encoder": None, "source": None}
-    saved = save_model(tmp_path / "imported", NANO, state, parameterization="edm", **facts)
+    state = build_network(NANO, 0).state_dict()
+    saved = save_model(tmp_path / "imported", describe_network(NANO, RGB, parameterization="edm"), state)
     for path, to, said in (
         (saved.folder, "g.jpg", "g.jpg: name it FILE.png for one picture, FILE.npz or FILE.zip"),
-        (saved.folder, "g.png", "teacher.weights="),
+        (saved.folder, "g.png", "import it again with --as trigflow-teacher"),
         (tmp_path, "g.png", "holds no weights: name the folder of a run that has trained"),
         (tmp_path / "absent", "g.png", "holds no weights"),
     ):

@@ -24,6 +24,7 @@ from tests.training.agreement import (
 )
 
 EXACT = 1e-6  # relative, in float32
+CANCELLED = 5e-6  # of what is a difference between two networks that are much alike
 
 
 def spread(case: Case, strategy: str) -> Case:
@@ -53,12 +54,14 @@ def test_ranks_train_as_one_process_does(strategy: str, objective: str) -> None:
     ("strategy", "objective"), by_day(product(STRATEGIES, PAIRS), ("ddp", "scd_vsd"), ("zero2", "scd_vsd"))
 )
 def test_so_do_two_networks_beside_each_other(strategy: str, objective: str) -> None:
-    """In two microbatches; with guidance, for without it the loss of VSD begins at zero."""
-    one = Case(objective, guided=True)
-    ours, wanted = curves(replace(spread(one, strategy), passes=BATCH // STRATEGIES[strategy] // 2)), curves(one)
+    """With all that changes only how; with guidance, for without it the loss of VSD begins at zero."""
+    one, exact = Case(objective, guided=True), CANCELLED if objective == "vsd" else EXACT
+    passes = BATCH // STRATEGIES[strategy] // 2
+    how = replace(spread(one, strategy), passes=passes, checkpointing=True, cut=one.steps // 2)
+    ours, wanted = curves(how), curves(one)
     assert len(ours.loss) == 2 * one.steps
-    assert difference(ours.loss, wanted.loss) < EXACT
-    assert difference(ours.grad_norm, wanted.grad_norm) < EXACT
+    assert difference(ours.loss, wanted.loss) < exact
+    assert difference(ours.grad_norm, wanted.grad_norm) < exact
 
 
 @pytest.mark.parametrize(

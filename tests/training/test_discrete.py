@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.trigflow import SIGMA_DATA, T_MAX, edm_times
+from models.network import SIGMA_DATA, T_MAX
+from models.trigflow import edm_times
 from scaling.config.sections import ConsistencyRecipe
 from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.consistency import Distillation, Training, consistency_loss

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from models.dual import Dual
+from models.network import SIGMA_DATA, T_MAX
 from models.shape import count_parameters, state_shapes
-from models.trigflow import SIGMA_DATA, T_MAX
 from scaling.config.sections import ConsistencyRecipe
 from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.consistency import Distillation, Training, consistency_loss

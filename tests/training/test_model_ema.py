@@ -122,7 +122,7 @@ def test_the_command_writes_the_average(
     factors = {(term["updates"], term["sigma_rel"]): term["coefficient"] for term in facts["coefficients"]}
     assert factors.keys() == set(product([3, 7, 11, 15, 18, 22, 26, 30, 34, 38, 42, 46], STORED))
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
-    assert (saved.description.parameterization, saved.description.encoder) == ("trigflow", "fashion-s2d-v1")
+    assert (saved.description.parameterization, saved.release.encoder.name) == ("trigflow", "fashion-s2d-v1")
     state = saved.state()
     assert difference(state, trained.average) < 1e-3
     stored = checkpoint.load(checkpoint.path_of(trained.home / "checkpoints", 48))

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from models.dual import Dual
-from models.network import NetworkConfig
-from models.trigflow import SIGMA_DATA, T_MAX, TrigFlowNet, expand
+from models.network import SIGMA_DATA, T_MAX, NetworkConfig
+from models.trigflow import TrigFlowNet, expand
 from scaling.config.methods import PARTS, NetworkName, Pass
 from scaling.config.sections import Method, ScdVsdRecipe, VsdRecipe
 from scaling.methods.batch import Batch, Noise, draw_noise, draw_time

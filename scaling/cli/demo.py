@@ -1,0 +1,27 @@
+"""The command `trigscale demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    weights: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="releases, runs, checkpoints or `model ema`'s folders")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of the loopback interface; 0: a free one")] = 0,
+    vae: Annotated[Path | None, typer.Option(help="of networks of latents: folder of the VAE that decodes")] = None,
+) -> None:
+    """Draw samples on a local page: by class, steps, guidance and seed, several networks on the same noise."""
+    import torch
+
+    from scaling.demo.drawing import Gallery
+    from scaling.demo.server import DemoServer
+
+    gallery = Gallery(weights, torch.device("cuda" if torch.cuda.is_available() else "cpu"), vae)
+    with DemoServer(gallery.facts(), gallery.draw, port) as server:
+        print(f"{server.address} (Ctrl-C ends it)", flush=True)
+        server.serve_forever()

@@ -1,0 +1,1 @@
+"""A local page that draws samples: what it draws, and who is answered."""

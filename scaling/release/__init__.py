@@ -1,0 +1,1 @@
+"""Releases: folders of weights that others load, sample and distil from."""
