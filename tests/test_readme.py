@@ -26,6 +26,7 @@ from tests.models.edm2_files import TINY, random_state, write_network
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS.remove(ROOT / "docs" / "tutorial.md")  # which is walked from its first line to its last: tests/test_tutorial.py
 COMMAND = re.compile(r"^    trigscale (.+?)(?: {3,}.*)?$", re.MULTILINE)
 # Parts of commands that want more than this folder has; of these the words are parsed and nothing runs.
 WANTS = {
@@ -45,6 +46,9 @@ WANTS = {
     "--search": "the same, of a student",
     "--seeds 0-49999": "50,000 samples",
     "compare A B": "two studies; tests/report",
+    "release push": "a hub; tests/release",
+    "export STUDENT": "a minute of torch's tracing, and diffusers; tests/release",
+    "demo ": "a browser; tests/demo",
     "doctor": "a checkout that git reads, which takes its time here; tests/study/test_words.py",
 }
 

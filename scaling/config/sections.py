@@ -25,7 +25,9 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Guidance = Annotated[float, Field(ge=0)]
 RelativeWidth = Annotated[float, Field(gt=0, lt=0.28)]  # a power-function profile can be no wider
 EMBEDDED = "fashion"  # the source that is part of the package
+MIXTURE = "mixture"  # the source that is drawn from a known distribution
 MOST_DOUBLINGS = 12  # of the number of steps: 2^13 of them, at a relative distance of 1e-4
+LEAST_SAMPLES = 100  # images of a set that a study draws
 PROFILE = "its sigma_rel (below 1), or its half-life in images (from 1 on)"
 
 
@@ -273,7 +275,8 @@ class Data(Loading):
 
     source: str = Field(
         default=EMBEDDED,
-        description='"fashion" (embedded Fashion-MNIST), a folder made by `trigscale data pack`, or its remote address',
+        description='"fashion" (embedded Fashion-MNIST), "mixture" (Gaussian, of known flow), a folder made by '
+        "`trigscale data pack`, or its remote address",
     )
     held_out: str | None = Field(
         default=None, description="folder of held-out shards; not for the embedded set, which has its own"
@@ -294,9 +297,13 @@ class Data(Loading):
 
     @model_validator(mode="after")
     def _has_held_out(self) -> Data:
-        if (self.source == EMBEDDED) != (self.held_out is None):
+        if (self.source in (EMBEDDED, MIXTURE)) != (self.held_out is None):
             raise ValueError(
                 "held_out: name held-out shards beside a source of your own, and none beside the embedded set"
+            )
+        if self.source == MIXTURE and self.encoder != "fashion-s2d-v1":
+            raise ValueError(
+                f"encoder: {self.encoder}, but fashion-s2d-v1 alone shows the mixture's latents of 4x8x8: remove it"
             )
         return self
 
@@ -392,7 +399,7 @@ class Evaluation(Section):
         default="fd-fashion",
         description=f"metric, or a list of which the first makes the curves; none: not judged. {', '.join(METRICS)}",
     )
-    samples: int = Field(default=5000, ge=100, le=50000, description="generated images of a set, N")
+    samples: int = Field(default=5000, ge=LEAST_SAMPLES, le=50000, description="generated images of a set, N")
     repeats: Positive = Field(default=1, description="sets of samples that are judged, each with seeds of its own")
     resamples: int = Field(
         default=200, ge=20, description="sets that are simulated for a distance's error where N is below 2 x features"

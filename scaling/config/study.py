@@ -20,6 +20,7 @@ from scaling.config.methods import PARTS
 from scaling.config.sections import (
     LABELS,
     METHODS,
+    MIXTURE,
     Data,
     Ema,
     Evaluation,
@@ -140,13 +141,20 @@ class StudyConfig(Section):
                 "evaluation.ruler: name the file of the network whose features are meant, made by `trigscale ruler "
                 "train SHARDS --to ruler.safetensors`"
             )
+        if ("truth" in self.evaluation.spaces) > (self.data.source == MIXTURE):
+            raise ValueError(
+                f"evaluation.metric: truth needs data whose flow is known: set data.source to {MIXTURE}, or name "
+                "another metric"
+            )
         for name, changes in self.variants.items():
             self._check_variant(name, changes)
         for size in self.sizes:
             self._check_start(size)
             self._check_profiles(size)
             self._check_guidance(size)
+            self._check_truth(size)
             self._check_steps(size)
+            self._check_joined(size)
         return self
 
     def _check_variant(self, name: str, changes: dict[str, Any]) -> None:
@@ -178,6 +186,18 @@ class StudyConfig(Section):
             if value not in kept:
                 raise ValueError(
                     f"{key}: {value} is not among ema.{profiles} {list(kept)}: add it there{self._of(size)}"
+                )
+
+    def _check_truth(self, size: str) -> None:
+        """A student is held against its own teacher as that was sampled."""
+        if "truth" not in self.evaluation.spaces:
+            return
+        sampled = self.sampling_of(size).teacher_ema
+        for one, recipe in self.students(size):
+            if recipe.teacher_ema != sampled:
+                raise ValueError(
+                    f"{one.key}.teacher_ema: is {recipe.teacher_ema}, but metric truth compares students with their "
+                    f"teachers as these are sampled: make it sampling.teacher_ema, {sampled}{self._of(size)}"
                 )
 
     def _check_guidance(self, size: str) -> None:
@@ -239,6 +259,16 @@ class StudyConfig(Section):
                 raise ValueError(
                     f"sampling.student_steps: {list(steps)} has no 1, and {method} makes samples in one step alone: "
                     f"add it{self._of(size)}"
+                )
+
+    def _check_joined(self, size: str) -> None:
+        """sCD+VSD goes on from an sCD student that leads to the data, as it does itself."""
+        scd = self.recipe("scd", size) if "scd_vsd" in self.methods else None
+        for key in ("segments", "flow_map"):
+            if isinstance(scd, StudentRecipe) and getattr(scd, key) != StudentRecipe.model_fields[key].default:
+                raise ValueError(
+                    f"scd.{key}: scd_vsd goes on from this student, and needs one whose one step leads to the data: "
+                    f"make it one of variants, or leave scd_vsd out{self._of(size)}"
                 )
 
     def _of(self, size: str) -> str:

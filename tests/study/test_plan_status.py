@@ -193,9 +193,28 @@ def identities(content: dict[str, Any]) -> list[str]:
 ALL = ("teacher", "scd", "sct", "vsd", "scd_vsd")
 STUDENTS = ALL[1:]
 CONSISTENT = ("scd", "sct", "scd_vsd")
+# Keys of the variants of Algorithm 1, with another value of each.
+TECHNIQUES: dict[str, Any] = {
+    "adaptive_weighting": False,
+    "derivative": "plain",
+    "derivative_step": 0.02,
+    "discrete_steps": 256,
+    "discrete_double_every": 10,
+    "segments": 2,
+    "flow_map": True,
+    "flow_map_same": 0.4,
+}
+TO_THE_DATA = {"segments", "flow_map"}  # sCD+VSD leads to the data, and so does the sCD that it starts from
 # Another valid value for every key of a study file that a run's result follows from.
 OTHER_VALUES: dict[str, Any] = {
     **{f"{method}.steps": 31 for method in ALL},
+    **{f"sct.{key}": value for key, value in TECHNIQUES.items()},
+    **{
+        f"{method}.{key}": value
+        for method in ("scd", "scd_vsd")
+        for key, value in TECHNIQUES.items()
+        if key not in TO_THE_DATA
+    },
     **{f"{method}.batch": 17 for method in ALL},
     **{f"{method}.lr": 0.011 for method in ALL},
     **{f"{method}.lr_decay_steps": 11 for method in ALL},
@@ -277,8 +296,9 @@ FREE_VALUES: dict[str, Any] = {
     "launch.activation_checkpointing": True,
 }
 # The family counts by the networks in it, methods by which runs there are, the encoder beside the data's content,
-# weights by theirs (test_weights.py); sCT is refused guidance, VSD the keys of tangents; students with guidance need
-# one strength for each number of steps. Windows and a VAE's weights stand beside the data's content too.
+# weights by theirs (test_weights.py), variants by the runs that they are; sCT is refused guidance, VSD the keys of
+# tangents; students with guidance need one strength for each number of steps. Windows and a VAE's weights stand beside
+# the data's content too.
 OTHERWISE = {
     "family",
     "methods",
@@ -288,8 +308,12 @@ OTHERWISE = {
     "data.window_block",
     "teacher.weights",
     "sct.guidance",
+    *(f"vsd.{key}" for key in ("warmup_steps", "tangent", "tangent_norm", "tangent_constant", *TECHNIQUES)),
+    *(f"{method}.{key}" for method in ("scd", "scd_vsd") for key in TO_THE_DATA),
+    "scd.weights",
     "sct.guidance_sigma",
-    *(f"vsd.{key}" for key in ("warmup_steps", "tangent", "tangent_norm", "tangent_constant")),
+    "sct.weights",
+    "variants",
     "sampling.student_steps",
 }
 
