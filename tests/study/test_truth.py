@@ -13,7 +13,8 @@ from torch import Tensor
 from data_pipeline.arrays import load_arrays
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
-from models.trigflow import SIGMA_DATA, T_MAX
+from models.network import T_MAX
+from models.trigflow import SIGMA_DATA
 from scaling.config.sections import ConsistencyRecipe
 from scaling.data import sources
 from scaling.evaluation import truth as truths
