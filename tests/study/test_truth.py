@@ -144,6 +144,9 @@ def test_a_study_of_the_truth(
     """Data, runs and report; what is true is made up here, for it takes seconds to find."""
     monkeypatch.setattr(sources, "MIXTURE_SAMPLES", {"train": 200, "test": 100})
     monkeypatch.setattr("scaling.data.reference.find_truth", made_up)
+    monkeypatch.setattr("scaling.work.truth.HEUN_STEPS", 2)
+    others: dict[str, list[Any]] = {"curves": [], "overview": [], "training": [], "samples": []}
+    monkeypatch.setattr("scaling.report.build.draw_pictures", lambda *_: others)  # tests/report draws
     few = {"steps": 2, "dropout": 0}
     path = write_study(
         tmp_path,
