@@ -26,10 +26,10 @@ def time_from_sigma(sigma: Tensor) -> Tensor:
     return torch.atan(sigma / SIGMA_DATA)
 
 
-def edm_times(steps: int) -> Tensor:
-    """t of EDM's noise levels from sigma 80 to 0.002 with rho 7 (Karras et al. 2022, Eq. 5), then 0: [steps + 1]."""
+def edm_times(steps: int, sigma_max: float = SIGMA_MAX) -> Tensor:
+    """t of EDM's noise levels from sigma_max to 0.002 with rho 7 (Karras et al. 2022, Eq. 5), then 0: [steps + 1]."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
-    low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
+    low, high = SIGMA_MIN ** (1 / RHO), sigma_max ** (1 / RHO)
     sigma = (high + ramp * (low - high)) ** RHO
     return time_from_sigma(torch.cat([sigma, sigma.new_zeros(1)]))
 

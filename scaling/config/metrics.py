@@ -7,8 +7,8 @@ from typing import Literal
 
 from scaling.config.validation import choices
 
-SpaceName = Literal["fashion", "own", "inception", "dinov2"]
-Kind = Literal["fd", "kd", "precision", "recall", "density", "coverage", "is"]
+SpaceName = Literal["fashion", "own", "inception", "dinov2", "truth"]
+Kind = Literal["truth", "fd", "kd", "precision", "recall", "density", "coverage", "is"]
 NONE = "none"
 SPACES: dict[SpaceName, str] = {
     "fashion": "the 64 features of a small classifier of Fashion-MNIST that was trained on the training images",
@@ -34,8 +34,8 @@ class Metric:
 
     @property
     def is_distance(self) -> bool:
-        """Whether it is a Frechet distance: above 0, less is better, laws and ratios can be made of it."""
-        return self.kind == "fd"
+        """Whether it is above 0, less is better, and laws and ratios can be made of it."""
+        return self.kind in ("fd", "truth")
 
     @property
     def needs_real_features(self) -> bool:
@@ -60,6 +60,9 @@ METRICS: dict[str, Metric] = {
         *([_metric("is", space)] if space == "inception" else []),
     )
 }
+
+TRUTH = "truth"  # no features: samples against the true ones, of data whose flow is known
+METRICS[TRUTH] = Metric(TRUTH, "truth", "truth", "error to the truth")
 
 
 def get_metric(name: str) -> Metric:

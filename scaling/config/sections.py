@@ -25,7 +25,9 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Guidance = Annotated[float, Field(ge=0)]
 RelativeWidth = Annotated[float, Field(gt=0, lt=0.28)]  # a power-function profile can be no wider
 EMBEDDED = "fashion"  # the source that is part of the package
+MIXTURE = "mixture"  # the source that is drawn from a known distribution
 MOST_DOUBLINGS = 12  # of the number of steps: 2^13 of them, at a relative distance of 1e-4
+LEAST_SAMPLES = 100  # images of a set that a study draws
 PROFILE = "its sigma_rel (below 1), or its half-life in images (from 1 on)"
 
 
@@ -116,6 +118,9 @@ class StudentRecipe(Recipe):
         False, "tell the network where to go as well: any time before t instead of 0 (MeanFlow's objective)"
     )
     flow_map_same: float = later(0.5, "share of samples of a flow map that stay where they are and learn the velocity")
+    guidance_sigma: tuple[Guidance, Guidance] | None = later(
+        None, "noise levels [low, high] outside which the teacher is not guided in distillation; null: none is"
+    )
 
     @property
     def is_discrete(self) -> bool:
@@ -126,6 +131,12 @@ class StudentRecipe(Recipe):
     def _interval_rises(self) -> StudentRecipe:
         if self.guidance is not None and self.guidance[0] > self.guidance[1]:
             raise ValueError(f"guidance: {list(self.guidance)} falls: write [low, high]")
+        if self.guidance_sigma is not None and self.guidance is None:
+            raise ValueError(
+                "guidance_sigma: says where guidance is given, and guidance is null: set that or remove this"
+            )
+        if self.guidance_sigma is not None and not self.guidance_sigma[0] < self.guidance_sigma[1]:
+            raise ValueError(f"guidance_sigma: {list(self.guidance_sigma)} holds no noise level: write [low, high]")
         return self
 
     @model_validator(mode="after")
@@ -191,6 +202,7 @@ class Student(ConsistencyRecipe):
         return self
 
 
+GUIDED = {"teacher_ema", "guidance", "guidance_sigma"}  # what every distilled student may say of its teacher
 VSD_P_MEAN = Field(default=0.4, description="mean of log(sigma) in the VSD loss, ln units")
 VSD_P_STD = Field(default=2.0, description="standard deviation of log(sigma) in the VSD loss, ln units")
 
@@ -206,7 +218,7 @@ class VsdRecipe(StudentRecipe):
 
     @model_validator(mode="after")
     def _has_no_tangent(self) -> VsdRecipe:
-        meaningless = StudentRecipe.model_fields.keys() - Recipe.model_fields.keys() - {"teacher_ema", "guidance"}
+        meaningless = StudentRecipe.model_fields.keys() - Recipe.model_fields.keys() - GUIDED
         for key in sorted(meaningless):
             if getattr(self, key) != StudentRecipe.model_fields[key].default:
                 raise ValueError(f"{key}: is of consistency models, and vsd trains none: remove it, or choose scd_vsd")
@@ -263,7 +275,8 @@ class Data(Loading):
 
     source: str = Field(
         default=EMBEDDED,
-        description='"fashion" (embedded Fashion-MNIST), a folder made by `trigscale data pack`, or its remote address',
+        description='"fashion" (embedded Fashion-MNIST), "mixture" (Gaussian, of known flow), a folder made by '
+        "`trigscale data pack`, or its remote address",
     )
     held_out: str | None = Field(
         default=None, description="folder of held-out shards; not for the embedded set, which has its own"
@@ -284,9 +297,13 @@ class Data(Loading):
 
     @model_validator(mode="after")
     def _has_held_out(self) -> Data:
-        if (self.source == EMBEDDED) != (self.held_out is None):
+        if (self.source in (EMBEDDED, MIXTURE)) != (self.held_out is None):
             raise ValueError(
                 "held_out: name held-out shards beside a source of your own, and none beside the embedded set"
+            )
+        if self.source == MIXTURE and self.encoder != "fashion-s2d-v1":
+            raise ValueError(
+                f"encoder: {self.encoder}, but fashion-s2d-v1 alone shows the mixture's latents of 4x8x8: remove it"
             )
         return self
 
@@ -382,7 +399,7 @@ class Evaluation(Section):
         default="fd-fashion",
         description=f"metric, or a list of which the first makes the curves; none: not judged. {', '.join(METRICS)}",
     )
-    samples: int = Field(default=5000, ge=100, le=50000, description="generated images of a set, N")
+    samples: int = Field(default=5000, ge=LEAST_SAMPLES, le=50000, description="generated images of a set, N")
     repeats: Positive = Field(default=1, description="sets of samples that are judged, each with seeds of its own")
     resamples: int = Field(
         default=200, ge=20, description="sets that are simulated for a distance's error where N is below 2 x features"

@@ -20,6 +20,7 @@ from scaling.config.methods import PARTS
 from scaling.config.sections import (
     LABELS,
     METHODS,
+    MIXTURE,
     Data,
     Ema,
     Evaluation,
@@ -140,12 +141,18 @@ class StudyConfig(Section):
                 "evaluation.ruler: name the file of the network whose features are meant, made by `trigscale ruler "
                 "train SHARDS --to ruler.safetensors`"
             )
+        if ("truth" in self.evaluation.spaces) > (self.data.source == MIXTURE):
+            raise ValueError(
+                f"evaluation.metric: truth needs data whose flow is known: set data.source to {MIXTURE}, or name "
+                "another metric"
+            )
         for name, changes in self.variants.items():
             self._check_variant(name, changes)
         for size in self.sizes:
             self._check_start(size)
             self._check_profiles(size)
             self._check_guidance(size)
+            self._check_truth(size)
             self._check_steps(size)
             self._check_joined(size)
         return self
@@ -179,6 +186,18 @@ class StudyConfig(Section):
             if value not in kept:
                 raise ValueError(
                     f"{key}: {value} is not among ema.{profiles} {list(kept)}: add it there{self._of(size)}"
+                )
+
+    def _check_truth(self, size: str) -> None:
+        """A student is held against its own teacher as that was sampled."""
+        if "truth" not in self.evaluation.spaces:
+            return
+        sampled = self.sampling_of(size).teacher_ema
+        for one, recipe in self.students(size):
+            if recipe.teacher_ema != sampled:
+                raise ValueError(
+                    f"{one.key}.teacher_ema: is {recipe.teacher_ema}, but metric truth compares students with their "
+                    f"teachers as these are sampled: make it sampling.teacher_ema, {sampled}{self._of(size)}"
                 )
 
     def _check_guidance(self, size: str) -> None:
@@ -224,7 +243,16 @@ class StudyConfig(Section):
                     )
 
     def _check_steps(self, size: str) -> None:
-        """A generator of one step is sampled so."""
+        """A generator of one step is sampled so, and goes on from a student that leads to the data."""
+        if "scd_vsd" in self.methods:
+            student = self.recipe("scd", size)
+            assert isinstance(student, StudentRecipe), "of its section"
+            for key, told in (("segments", student.segments > 1), ("flow_map", student.flow_map)):
+                if told:
+                    raise ValueError(
+                        f"scd.{key}: {getattr(student, key)}, but scd_vsd goes on from that student, and trains one "
+                        f"that leads to the data in one step: make it a variant, or remove scd_vsd{self._of(size)}"
+                    )
         steps = self.sampling_of(size).student_steps
         for method in self.methods:
             if PARTS[method].one_step and 1 not in steps:

@@ -10,7 +10,7 @@ import torch
 
 from data_pipeline.files import write_bytes_atomic
 from models.vae import Decoder
-from scaling.config.metrics import SpaceName
+from scaling.config.metrics import TRUTH, SpaceName
 from scaling.config.sections import Evaluation
 from scaling.data.opened import open_loading
 from scaling.data.sources import Prepared
@@ -19,6 +19,7 @@ from scaling.evaluation.judge import Settings
 from scaling.evaluation.real import REAL_GRID, Real, balanced, in_turn, real_statistics
 from scaling.evaluation.spaces.open import open_space
 from scaling.evaluation.spaces.space import Space
+from scaling.evaluation.truth import Truth, find_truth, truth_name
 from scaling.run.home import StudyFolder, sound
 from scaling.run.samples import REAL, Samples, read_samples
 from scaling.sampling.decode import run_decoder
@@ -49,7 +50,19 @@ def write_references(
     """
     decoder = run_decoder(prepared.data, prepared.vae, device)
     _write_shown(prepared, decoder, folder)
-    return {name: _write_reference(prepared, decoder, evaluation, name, folder, device) for name in evaluation.spaces}
+    return {
+        name: _write_truth(evaluation, folder)
+        if name == TRUTH
+        else _write_reference(prepared, decoder, evaluation, name, folder, device)
+        for name in evaluation.spaces
+    }
+
+
+def _write_truth(evaluation: Evaluation, folder: StudyFolder) -> Path:
+    path = folder.path / f"{truth_name(evaluation.samples)}.npz"
+    if not path.exists() or not sound(path, lambda: Truth.load(path)):
+        write_bytes_atomic(path, find_truth(evaluation.samples).to_bytes())
+    return path
 
 
 def _write_reference(

@@ -27,12 +27,15 @@ from data_pipeline.writer import write_shards
 from models.encoders import Encoder, EncoderError, get_encoder
 from models.vae import VaeFolder, find_vae, require_encoders
 from scaling.config.encoders import known_encoder
-from scaling.config.sections import Data, Loading
+from scaling.config.sections import EMBEDDED, MIXTURE, Data, Loading
+from scaling.evaluation.mixture import MIXTURE_SHAPE, known_mixture
 from scaling.run.home import read_model, sound, write_model
 from scaling.run.locks import locked
+from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunData, Window, run_data
 
 BATCH = 1000
+MIXTURE_SAMPLES = {"train": 20_000, "test": 1000}  # so many that a short study sees none of them twice
 PACKING_SECONDS = 600.0  # how long another study is waited for that packs the embedded images
 
 
@@ -70,8 +73,10 @@ def locate(data: Data, folder: Path) -> Prepared:
     or VAE; EncoderError for the folder of a VAE.
     """
     encoder, vae, loading = known_encoder(data.encoder, "data.encoder"), _find_vae(data), data.within(folder)
-    if data.source == "fashion":
+    if data.source == EMBEDDED:
         shards, held_out = (pack_fashion(split, encoder.name, folder / "data") for split in ("train", "test"))
+    elif data.source == MIXTURE:
+        shards, held_out = (pack_mixture(split, encoder, folder / "data") for split in ("train", "test"))
     else:
         assert data.held_out is not None, "checked on reading"
         shards, held_out = (_brought(source, loading) for source in (data.source, data.held_out))
@@ -122,6 +127,23 @@ def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) ->
         if not (shards / "manifest.json").exists():  # else another study packed the same just now
             images, labels = load_fashion(split)
             pack_images(images[..., None], labels, get_encoder(encoder), shards, f"fashion-{split}", 10)
+    return shards
+
+
+def pack_mixture(split: Literal["train", "test"], encoder: Encoder, folder: Path) -> Path:
+    """Shards of draws from the mixture of known flow, as that encoder's latents; made where they are missing."""
+    shards = folder / f"mixture-{split}"
+    if (shards / "manifest.json").exists():
+        return shards
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", PACKING_SECONDS):
+        clear_partials(folder)
+        if not (shards / "manifest.json").exists():
+            generator = torch.Generator().manual_seed(derive_seed("mixture", split))
+            x0 = known_mixture().draw(MIXTURE_SAMPLES[split], generator).reshape(-1, *MIXTURE_SHAPE)
+            latents = encoder.denormalize(x0).to(torch.float16).numpy()
+            samples = ((latent, 0) for latent in latents)
+            write_shards(samples, shards, dataset=f"mixture-{split}", encoder=encoder.name, num_classes=1)
     return shards
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from models.network import SIGMA_DATA
 
+MIXTURE_SHAPE = (4, 8, 8)  # of the latents of `known_mixture`
 TOLERANCE = 1e-12  # of one step of the solver: what it leaves in the end is below 1e-8
 VARIANCE = SIGMA_DATA**2
 
@@ -64,6 +64,7 @@ class Mixture:
 
         Solved to 1e-8. RuntimeError where the solver gives up.
         """
+        from scipy.integrate import solve_ivp  # only who asks for the truth needs it
 
         start, span = t.double(), to.double() - t.double()
 
@@ -82,12 +83,19 @@ class Mixture:
         kind = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         inner = torch.randn(count, self.energies.shape[1], generator=generator, dtype=torch.float64)
         outer = torch.randn(count, self.means.shape[1], generator=generator, dtype=torch.float64)
-        spread = torch.einsum("nr,ndr->nd", self.energies[kind].sqrt() * inner, self.bases[kind])
-        return self.means[kind] + spread + self.noise * outer
+        x0 = self.means[kind] + self.noise * outer
+        for k, (basis, energy) in enumerate(zip(self.bases, self.energies, strict=True)):
+            x0[kind == k] += (energy.sqrt() * inner[kind == k]) @ basis.T
+        return x0
+
+
+def known_mixture() -> Mixture:
+    """The mixture that a study with data.source mixture is trained on, always the same."""
+    return image_mixture(0)
 
 
 def image_mixture(
-    seed: int, shape: tuple[int, int, int] = (4, 8, 8), components: int = 8, rank: int = 8, noise_share: float = 0.1
+    seed: int, shape: tuple[int, int, int] = MIXTURE_SHAPE, components: int = 8, rank: int = 8, noise_share: float = 0.1
 ) -> Mixture:
     """A mixture over latents of `shape` [C, H, W] whose means and directions are smooth, of variance SIGMA_DATA^2.
 

@@ -30,8 +30,9 @@ class Batch:
 
     guidance [B]: the strength with which the teacher of each sample is guided; None: no guidance. to [B]: the time to
     which the network is told to lead each sample; None: a network that is not told, and leads to 0 or where it must.
-    further: more noise, by the losses that it is for (`method.proposals`). drawn: samples of the student, [B, C, H, W]
-    without a graph, that an earlier loss of the microbatch drew.
+    guidance_sigma: noise levels outside which the teacher is not guided; None: none is outside. further: more noise, by
+    the losses that it is for (`method.proposals`). drawn: samples of the student, [B, C, H, W] without a graph, that an
+    earlier loss of the microbatch drew.
     """
 
     x0: Tensor
@@ -41,6 +42,7 @@ class Batch:
     dropout: Dropout | None = None
     guidance: Tensor | None = None
     to: Tensor | None = None
+    guidance_sigma: tuple[float, float] | None = None
     further: Mapping[str, Noise] = field(default_factory=dict)
     drawn: Tensor | None = None
 
@@ -49,6 +51,15 @@ class Batch:
         """What the network is told beside x, t and labels, as its keywords."""
         told = {"guidance": self.guidance, "drop": self.dropout}
         return told if self.to is None else {**told, "to": self.to}
+
+    @property
+    def strength(self) -> Tensor | None:
+        """With which the teacher is guided at t, [B]: 1 outside the noise levels where it is; None: not at all."""
+        if self.guidance is None or self.guidance_sigma is None:
+            return self.guidance
+        low, high = self.guidance_sigma
+        sigma = SIGMA_DATA * self.t.tan()
+        return torch.where((low < sigma) & (sigma <= high), self.guidance, 1.0)
 
     @property
     def x_t(self) -> Tensor:

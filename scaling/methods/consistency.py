@@ -61,9 +61,10 @@ def data_velocity(batch: Batch) -> Tensor:
 def teacher_velocity(teacher: TrigFlowNet, batch: Batch) -> Tensor:
     """dx_t/dt of consistency distillation: the teacher's PF-ODE, sd F_teacher(x_t / sd, t), guided where asked for."""
     x = batch.x_t / SIGMA_DATA
-    if batch.guidance is None:
+    strength = batch.strength
+    if strength is None:
         return SIGMA_DATA * teacher(x, batch.t, batch.labels)
-    return SIGMA_DATA * guided(teacher, x, batch.t, batch.labels, batch.guidance)
+    return SIGMA_DATA * guided(teacher, x, batch.t, batch.labels, strength)
 
 
 @dataclass(frozen=True)

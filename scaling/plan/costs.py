@@ -86,6 +86,8 @@ def cost(spec: RunSpec, *, checkpointing: bool = False) -> Cost:
     """Count one run's work. All passes are charged at the MACs of the run's own network."""
     counts = count(spec.network_config())
     forwards = step_forwards(spec.method, guided=is_guided(spec), checkpointing=checkpointing)
+    if isinstance(spec.recipe, StudentRecipe) and spec.recipe.derivative == "central":
+        forwards += FORWARD  # two evaluations in the place of one tangent
     images = spec.recipe.steps * spec.recipe.batch
     nfe = sampler_steps(spec)
     judged = samples_of(spec) * sets_of(spec)

@@ -8,7 +8,6 @@ import jinja2
 
 from models.encoders import encoder_of
 from models.network import T_MAX
-from scaling.analysis.table import method_label
 from scaling.config.metrics import METRICS, SPACES, metric_label
 from scaling.config.sections import StudentRecipe, foreign_ruler
 from scaling.release.place import Place
@@ -66,7 +65,7 @@ def title(description: Description) -> str:
     if run is None:
         return plain(source.file if source else "a network")
     study = description.training.study if description.training else None
-    return f"{method_label(run.method)}, size {plain(run.size)}" + (f", of study {plain(study)}" if study else "")
+    return f"{plain(run.title)}, size {plain(run.size)}" + (f", of study {plain(study)}" if study else "")
 
 
 def front_matter(licence: str | None) -> list[str]:
@@ -90,7 +89,8 @@ def _what(description: Description) -> str:
     macs = f", {quantity(description.macs)} multiply-adds a pass" if description.macs else ""
     text = f"A {kind} {classes}: EDM2's U-Net with {description.parameters:,} parameters{macs}, which sees {seen}. "
     if description.kind == "student":
-        text += "It draws a sample in one step or two. "
+        steps = " or ".join(map(str, (description.sampling or {"steps": [1, 2]})["steps"]))
+        text += f"It draws a sample in {steps} step{'' if steps == '1' else 's'}. "
     if description.data and description.data.class_names:
         text += f"Classes from 0 on: {', '.join(map(plain, description.data.class_names[:CLASSES]))}"
         text += ", and so on. " if len(description.data.class_names) > CLASSES else ". "
@@ -158,6 +158,8 @@ def _cells(metric: MetricScores, score: StepScore) -> list[str]:
 def _settings(scores: RunScores, description: Description) -> list[str]:
     """What each metric depends on."""
     lines = []
+    if description.dtype != "fp32":
+        lines.append(f"Judged in float32, before the weights were rounded to {description.dtype}.")
     for metric in scores.metrics:
         known = METRICS.get(metric.metric)
         parts = [f"N = {metric.n:,} samples" + (f", seeds {metric.seeds}" if metric.seeds else "")]
@@ -212,7 +214,7 @@ def _recipe(run: RunSpec) -> list[str]:
         start = f" from weights of SHA-256 {run.weights}" if run.weights else ""
         first = f"Trained as a TrigFlow diffusion model{start}"
     else:
-        first = f"Trained by {method_label(run.method)}; the run of its teacher is {run.teacher} (its average "
+        first = f"Trained by {plain(run.title)}; the run of its teacher is {run.teacher} (its average "
         first += f"{recipe.teacher_ema:g})"
         first += f"; it goes on from weights of SHA-256 {run.weights}" if run.weights else ""
     if not recipe.steps:

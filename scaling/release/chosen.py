@@ -26,6 +26,10 @@ from scaling.weights.folder import Average, DataFacts, Description, Parent, Trai
 from scaling.work.sampling import find_checkpoint
 
 T = TypeVar("T")
+UNKNOWN = {
+    "configuration": "configuration: no config.yaml beside the checkpoint vouches for what it says of itself",
+    "data": "data: no manifest of the training data vouches for them",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Chosen:
 
     description: of them, but for their type, licence and picture. home: the folder of the run, None where it is not
     known. scores: those of the run, None unless they are of exactly these weights. vae: where the run's VAE lies.
+    missing: what of their making cannot be verified here and why, with paths, which the description leaves out.
     """
 
     description: Description
@@ -50,6 +55,7 @@ class Chosen:
     home: RunHome | None = None
     scores: RunScores | None = None
     vae: Path | None = None
+    missing: tuple[str, ...] = ()
 
 
 def choose(path: Path, wanted: Wanted) -> Chosen:
@@ -66,11 +72,12 @@ def _at_rest(folder: Path, wanted: Wanted) -> Chosen:
     if description.parameterization != "trigflow":
         raise ConfigError(f"{folder}: holds EDM2's F: import it again with --as trigflow-teacher")
     saved.release.encoder  # noqa: B018 - of the first version it may be known by name alone, which is a ModelError
-    unknown = list(description.unverified)
+    unknown = description.unverified
     if description.source is None and description.data is None and not unknown:
-        unknown.append(f"data: {folder / CONFIG} does not say what the weights were trained on")
-    kept = description.model_copy(update={"unverified": tuple(unknown)})
-    return Chosen(kept, saved.state(), scores=_kept_scores(folder))
+        unknown = (UNKNOWN["data"],)
+    kept = description.model_copy(update={"unverified": unknown})
+    missing = tuple(f"{folder / CONFIG}: {line}" for line in unknown)
+    return Chosen(kept, saved.state(), scores=_kept_scores(folder), missing=missing)
 
 
 def _kept_scores(folder: Path) -> RunScores | None:
@@ -86,12 +93,12 @@ def _of_run(path: Path, wanted: Wanted) -> Chosen:
         raise CheckpointError(f"{found.path}: does not say of which run it is: not written by trigscale")
     spec = validate(RunSpec, found.metadata["spec"], f"{found.path}: spec")
     checkpoint.require(found, spec.identity())
-    unverified: list[str] = []
+    missing: dict[str, str] = {}
     home = RunHome(found.path.parent.parent)
-    run = _noted(lambda: _own_run(home, spec), "configuration", unverified)
-    manifest = _noted(lambda: _own_data(run, spec), "data", unverified) if run else None
+    run = _noted(lambda: _own_run(home, spec), "configuration", missing)
+    manifest = _noted(lambda: _own_data(run, spec), "data", missing) if run else None
     if run is None:
-        unverified.append("data: what the run was trained on is not known without its configuration")
+        missing["data"] = "where they lie is not known without the configuration"
     average, state = _weights(found, home if run else None, spec, wanted)
     last = found.step == spec.recipe.steps
     scored = spec.sampling.teacher_ema if spec.method == "teacher" else spec.sampling.student_ema
@@ -104,7 +111,7 @@ def _of_run(path: Path, wanted: Wanted) -> Chosen:
         training=_training(found, spec, home if run else None, run),
         data=_data(manifest) if manifest else None,
         parent=_parent(run) if run else None,
-        unverified=tuple(unverified),
+        unverified=tuple(UNKNOWN[what] for what in missing),
     )
     return Chosen(
         description,
@@ -112,6 +119,7 @@ def _of_run(path: Path, wanted: Wanted) -> Chosen:
         home=home if run else None,
         scores=home.read_scores() if judged else None,
         vae=run.vae if run else None,
+        missing=tuple(f"{what}: {why}" for what, why in missing.items()),
     )
 
 
@@ -123,12 +131,12 @@ def _parent(run: RunFile) -> Parent | None:
     return _parent(load_run(run.teacher_home)) if run.teacher_home and run.teacher_home.is_dir() else None
 
 
-def _noted(find: Callable[[], T], what: str, unverified: list[str]) -> T | None:
-    """What is found; None where it is not, with the reason among what is unverified."""
+def _noted(find: Callable[[], T], what: str, missing: dict[str, str]) -> T | None:
+    """What is found; None where it is not, with the reason in `missing`."""
     try:
         return find()
     except (UserError, OSError) as error:
-        unverified.append(f"{what}: {error}")
+        missing[what] = str(error)
         return None
 
 

@@ -47,6 +47,11 @@ def release(path: Path, to: Path, options: Options) -> SavedModel:
     chosen = choose(path, options.wanted)
     if chosen.description.unverified and not options.unverified:
         raise ConfigError(_refusal(path, chosen))
+    if chosen.description.dtype not in ("fp32", options.dtype):
+        raise ConfigError(
+            f"--dtype {options.dtype}: {path} holds {chosen.description.dtype}, of which nothing finer can be made: "
+            f"give --dtype {chosen.description.dtype}"
+        )
     vae = _vae(chosen, options)
     drawable = encoder_of(chosen.description.encoder).vae is None or vae is not None
     description = _described(path, chosen, options, drawable)
@@ -89,7 +94,7 @@ def _place(chosen: Chosen) -> Place | None:
     spec = chosen.description.run
     if chosen.home is None or chosen.scores is None or spec is None:
         return None
-    return place_in(chosen.home.path.parent, spec.method, spec.size)
+    return place_in(chosen.home.path.parent, spec.label, spec.size)
 
 
 def _scores(chosen: Chosen, place: Place | None) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def _unscored(description: Description, chosen: Chosen) -> str:
 
 
 def _refusal(path: Path, chosen: Chosen) -> str:
-    reasons = "\n".join(f"  {reason}" for reason in chosen.description.unverified)
+    reasons = "\n".join(f"  {reason}" for reason in chosen.missing)
     return (
         f"{path}: not all of its making can be verified:\n{reasons}\nName the folder of the run where it was trained, "
         "beside its data, or release it with --unverified, which the card then says"

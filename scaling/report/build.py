@@ -16,6 +16,7 @@ from scaling.analysis.summary import Analysis, analyse, show
 from scaling.analysis.table import TEACHER, TableError, curve_label, method_label, rows_of
 from scaling.analysis.words import constancy_words, held_words
 from scaling.config.metrics import METRICS, SPACES, metric_label
+from scaling.report.claims import claims
 from scaling.report.costs import RunCost, run_cost, state
 from scaling.report.findings import UNTOLD, answer, caveats, checks, summarise
 from scaling.report.metrics import metric_columns, metric_table, ratio_table
@@ -23,6 +24,7 @@ from scaling.report.paper import BIBTEX, latex_table, methods_paragraph
 from scaling.report.pictures import Picture, draw_pictures
 from scaling.report.record import Record, ReportError, RunRecord, read_study
 from scaling.report.style import quantity
+from scaling.report.truth import TruthRecord, read_truths, truth_pictures, truth_table
 from scaling.run.locks import locked
 from scaling.run.schemas import Environment
 
@@ -46,7 +48,8 @@ def build_report(study_folder: Path) -> Path:
         analysis = analyse([row for run in record.scores for row in rows_of(run)]) if record.scores else None
     except TableError as error:
         raise ReportError(f"{study_folder}: {error}") from error
-    pictures = draw_pictures(record, analysis)
+    truths = read_truths(study_folder, record)
+    pictures = draw_pictures(record, analysis) | {"truth": truth_pictures(record, truths)}
     files = {picture.file: picture.png for section in pictures.values() for picture in section}
     for section in pictures.values():
         for picture in section:
@@ -59,7 +62,7 @@ def build_report(study_folder: Path) -> Path:
         files["scores.csv"] = scores_csv(record).encode()
         files["analysis.json"] = (json.dumps(analysis.to_json(), indent=2, allow_nan=False) + "\n").encode()
     costs = [run_cost(study_folder, run) for run in record.runs]
-    files["index.html"] = render_html(record, analysis, pictures, costs).encode()
+    files["index.html"] = render_html(record, analysis, pictures, costs, truths).encode()
     folder = study_folder / "report"
     folder.mkdir(exist_ok=True)
     with locked(study_folder / ".report.lock", PATIENCE_SECONDS):
@@ -89,6 +92,7 @@ def render_html(
     analysis: Analysis | None,
     pictures: dict[str, list[Picture]],
     costs: Sequence[RunCost | None] = (),
+    truths: Sequence[TruthRecord] = (),
 ) -> str:
     """The HTML of the report; every text from the study is escaped."""
     environment = jinja2.Environment(
@@ -111,7 +115,9 @@ def render_html(
         table=score_table(record, analysis) if analysis else [],
         curves=[] if analysis is None else _curve_table(analysis),
         metric=metric_label(first.metric) if first else None,
-        features=None if first is None or first.metric not in METRICS else SPACES[METRICS[first.metric].space],
+        features=None if first is None or first.metric not in METRICS else SPACES.get(METRICS[first.metric].space),
+        truth=truth_table(truths),
+        claims=claims(record) if analysis else [],
         metric_columns=metric_columns(record),
         metrics=metric_table(record),
         ratios=ratio_table(record),

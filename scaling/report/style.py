@@ -21,7 +21,7 @@ from scaling.analysis.table import TEACHER
 
 # Okabe and Ito's colours: told apart with any common colour blindness, and in grey by the markers and dashes below.
 COLOURS = {"teacher": "#333333", "scd": "#0072B2", "sct": "#D55E00", "vsd": "#009E73", "scd_vsd": "#CC79A7"}
-OTHERS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
+OTHERS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#8B5A2B", "#6A3D9A", "#B2A300", "#00798C", "#A50F15")
 INK, QUIET, HAIR = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 DPI = 200
 FEW_TICKS = 4  # on an axis as wide as half a page

@@ -94,9 +94,23 @@ def _images(
     device: torch.device,
     guide: Network | None,
 ) -> np.ndarray:
+    return decoder.samples(draw_latents(config, network, draw, seeds, labels, device, guide)).numpy()
+
+
+@torch.no_grad()
+def draw_latents(
+    config: NetworkConfig,
+    network: Network,
+    draw: Draw,
+    seeds: np.ndarray,
+    labels: np.ndarray,
+    device: torch.device,
+    guide: Network | None = None,
+) -> Tensor:
+    """The normalised latents [N, C, H, W] of the samples with these seeds and labels int64 [N], in one pass."""
     f = _velocity(network, draw, torch.from_numpy(labels).to(device), config.guidance, guide)
     shape = (config.latent_channels, config.resolution, config.resolution)
-    noise = partial(_noise, draw.seed, seeds, shape, device)
+    noise = partial(noise_of, draw.seed, seeds, shape, device)
     if draw.sampler == "student":
         x = sample_student(f, noise("sample"), noise("renoise"), draw.steps, draw.intermediate_t)
     elif draw.sampler == "segments":
@@ -105,10 +119,10 @@ def _images(
         x = sample_walk(lambda x, t, to: f(x, t, to=to), noise("sample"), flow_times(draw.steps, draw.intermediate_t))
     else:
         x = (sample_teacher if draw.sampler == "heun" else sample_ddim)(f, noise("sample"), draw.steps)
-    return decoder.samples(x).numpy()
+    return x
 
 
-def _noise(seed: int, seeds: np.ndarray, shape: tuple[int, int, int], device: torch.device, purpose: str) -> Tensor:
+def noise_of(seed: int, seeds: np.ndarray, shape: tuple[int, int, int], device: torch.device, purpose: str) -> Tensor:
     """N(0, sigma_data^2) noise [N, C, H, W] of the samples with these seeds, drawn for runs of consecutive ones."""
     width = shape[0] * shape[1] * shape[2]
     key = derive_seed(seed)

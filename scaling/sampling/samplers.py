@@ -5,6 +5,7 @@ All start at t_max = arctan(80 / sigma_data) from z ~ N(0, sigma_data^2 I), give
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -24,8 +25,17 @@ def sample_teacher(f: Velocity, noise: Tensor, steps: int) -> Tensor:
     EDM's ODE runs in x_sigma = x_t / cos(t) with derivative (x_sigma - D) / sigma, D the denoiser.
     """
     times = edm_times(steps)
-    sigmas = SIGMA_DATA * times.tan()
-    x = noise * (sigmas[0].item() / SIGMA_DATA)
+    return _heun(f, noise * times[0].tan().item(), times)
+
+
+def teacher_flow(f: Velocity, x_t: Tensor, t: float, steps: int) -> Tensor:
+    """Where Heun's method takes x_t [B, C, H, W] from time t: the teacher's own consistency function."""
+    return _heun(f, x_t / math.cos(t), edm_times(steps, SIGMA_DATA * math.tan(t)))
+
+
+def _heun(f: Velocity, x: Tensor, times: Tensor) -> Tensor:
+    """From x_sigma at the first of the times [K + 1] to the last, which is 0."""
+    sigmas, steps = SIGMA_DATA * times.tan(), len(times) - 1
 
     def derivative(x: Tensor, n: int) -> Tensor:
         t = times[n].to(x.dtype).to(x.device).expand(len(x))

@@ -11,6 +11,7 @@ from data_pipeline.labels import require_same_classes
 from data_pipeline.manifest import DataError, Manifest
 from models.family import Family
 from scaling.config.encoders import known_encoder
+from scaling.config.metrics import TRUTH
 from scaling.config.sections import EMBEDDED, Evaluation
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
@@ -105,6 +106,8 @@ def check_samples(study: Study, prepared: Prepared) -> None:
     if evaluation.metrics:
         balanced(labels, evaluation.samples)
     for name in evaluation.spaces:
+        if name == TRUTH:
+            continue
         space = open_space(name, evaluation.files, evaluation.resize, "cpu")
         space.require(images_of(prepared, prepared.held_out).shape)
 

@@ -92,6 +92,7 @@ class Batches:
             labels=self._labels(fed.labels, first),
             dropout=self._dropout(first),
             guidance=self._guidance(first),
+            guidance_sigma=recipe.guidance_sigma if isinstance(recipe, StudentRecipe) else None,
             further={name: self._noise(f"-{name}", first, x0, *times) for name, times in self.proposals.items()},
             to=self._end(noise.t, first),
         )

@@ -62,7 +62,7 @@ def first_networks(spec: RunSpec, origin: Origin | None, start: Origin | None = 
     first, *others = PARTS[spec.method].trained
     net = first_network(spec, origin if start is None else None)
     if start is not None:
-        net.load_state_dict({**_told_more(net), **start.state})
+        _take_over(net, start)
     networks: dict[NetworkName, TrigFlowNet] = {first: net}
     if FAKE in others:
         assert origin is not None, "a fake score starts from the teacher"
@@ -81,21 +81,17 @@ def _fake_score(spec: RunSpec, teacher: Origin) -> TrigFlowNet:
 
 def _take_over(net: TrigFlowNet, origin: Origin) -> None:
     """Load what the origin has; what a network that is told more has beyond it stays."""
-    net.load_state_dict({**origin.state, **_told_more(net)})
-
-
-def _told_more(net: TrigFlowNet) -> dict[str, Tensor]:
-    """The state of the inputs that a student has beyond its teacher."""
     own = net.state_dict()
     added = {name: own[name] for name in GUIDANCE_KEYS if net.config.guidance}
-    return added | {name: own[name] for name in TO_KEYS if net.config.second_time}
+    added |= {name: own[name] for name in TO_KEYS if net.config.second_time}
+    net.load_state_dict({**added, **origin.state})
 
 
 def first_network(spec: RunSpec, origin: Origin | None) -> TrigFlowNet:
     """The network that a run is sampled with, before its first step.
 
     One that is trained on gets a fresh weighting w(t): its loss has another scale than that which its weights come
-    from, a student's than its teacher's, and a TrigFlow teacher's than EDM2's. A student that goes on keeps its own.
+    from, a student's than its teacher's, and a TrigFlow teacher's than EDM2's.
     """
     net = build_network(spec.network_config(), derive_seed(spec.seed, "init"))
     recipe = spec.recipe

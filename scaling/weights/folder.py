@@ -39,6 +39,8 @@ from models.tensor_files import dtypes
 from scaling.config.sections import Ema, Evaluation, Precision, Sampling, StudentRecipe, TeacherRecipe
 from scaling.config.validation import Section, validate
 from scaling.run.spec import RunData, RunSpec
+from scaling.sampling.draw import draw_of
+from scaling.sampling.evaluations import sampler_steps
 
 if TYPE_CHECKING:  # a description is read without torch
     import torch
@@ -189,12 +191,12 @@ def describe_network(
 
 def _sampling(run: RunSpec) -> dict[str, Any]:
     """How a run's samples are drawn, for readers that know nothing of studies."""
-    sampling = run.sampling
+    sampling, steps = run.sampling, [*sampler_steps(run)]
     if not isinstance(run.recipe, StudentRecipe):
-        return {"sampler": "heun", "steps": [sampling.teacher_steps], "guidance": sampling.teacher_guidance}
+        return {"sampler": "heun", "steps": steps, "guidance": sampling.teacher_guidance}
     return {
-        "sampler": "student",
-        "steps": list(sampling.student_steps),
+        "sampler": draw_of(run).sampler,
+        "steps": steps,
         "intermediate_t": sampling.intermediate_t,
         "guidance": {str(steps): strength for steps, strength in sampling.student_guidance.items()} or None,
     }

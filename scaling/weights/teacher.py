@@ -50,19 +50,20 @@ def student_weights(study: StudyConfig, family: Family, size: str, entry: Entry)
         saved = load_model(folder)
     except (ModelError, ConfigError) as error:
         raise ConfigError(f"{key}: {error} (size {size})") from error
-    own = replace(family.size(size), guidance=recipe.guidance is not None)
+    own = replace(family.size(size), guidance=recipe.guidance is not None, second_time=recipe.flow_map)
     for fault in (*_content_faults(saved, study), *_student_faults(saved, own)):
         raise ConfigError(f"{key}: {folder} (size {size}): {fault}")
     return saved
 
 
 def _student_faults(saved: SavedModel, own: NetworkConfig) -> Iterator[str]:
-    """Whether a student's network can go on from these weights; an input for guidance may be added."""
+    """Whether a student's network can go on from these weights; what it is told besides may be added."""
     if saved.description.kind != "student":
         yield "holds a teacher, from which a student starts by teacher.weights: name the release of a student"
     there, wanted = asdict(saved.config), asdict(own)
-    if not saved.config.guidance:
-        del there["guidance"]
+    for told in ("guidance", "second_time"):
+        if not there[told]:
+            del there[told]
     if differ := [f"{key} {there[key]!r} / {wanted[key]!r}" for key in there if there[key] != wanted[key]]:
         yield f"is another network than the size's (weights / family: {', '.join(differ)}): choose the family it is of"
 

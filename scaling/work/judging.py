@@ -11,7 +11,7 @@ import torch
 
 from data_pipeline.manifest import DataError
 from models.family import count_macs, count_parameters
-from scaling.config.metrics import Metric, SpaceName
+from scaling.config.metrics import TRUTH, Metric, SpaceName
 from scaling.evaluation.extract import Extracted, extract
 from scaling.evaluation.judge import Settings, judge, of_sets
 from scaling.evaluation.real import Real
@@ -30,6 +30,7 @@ from scaling.training.checkpoints import checkpoint
 from scaling.training.sharding.world import World
 from scaling.weights.trained import load_network
 from scaling.work.drawn import Drawn
+from scaling.work.truth import truth_scores
 
 Stop = Callable[[], bool]
 
@@ -83,7 +84,10 @@ def evaluate(config: RunFile, home: RunHome, world: World, stop: Stop) -> None:
     spec = config.spec
     found: dict[str, MetricScores] = {}
     for name in spec.evaluation.spaces:
-        found |= _in_space(config, home, name, world, stop)
+        if name == TRUTH:
+            found |= truth_scores(config, home, world.device) if world.leads else {}
+        else:
+            found |= _in_space(config, home, name, world, stop)
     if not world.leads:
         return
     network = spec.network_config()

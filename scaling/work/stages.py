@@ -91,13 +91,14 @@ def _origin(config: RunFile) -> Origin | None:
 
 
 def _start(config: RunFile) -> Origin | None:
-    """The student that training goes on from: of sCD+VSD the average that sCD is sampled with, or a released one."""
+    """The student that a student goes on from: a released one, or of sCD+VSD the average that sCD is sampled with."""
     if config.student_home is not None:
         return _parent(config.student_home, config.spec.sampling.student_ema)
-    return None if config.teacher_home is None else _at_rest(config)
+    return _at_rest(config) if isinstance(config.spec.recipe, StudentRecipe) else None
 
 
 def _at_rest(config: RunFile) -> Origin | None:
+    """The weights at rest that the run was planned with, if any."""
     if config.spec.weights is None:
         return None
     assert config.weights is not None, "a run that starts from weights says where they lie"

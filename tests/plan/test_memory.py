@@ -112,7 +112,7 @@ def test_what_each_method_adds(strategy: Strategy) -> None:
     assert vsd.ema == scd.ema
     assert vsd.frozen == scd.frozen
     assert replace(alone, activations=0) == replace(vsd, activations=0)
-    assert alone.activations < vsd.activations
+    assert alone.activations == vsd.activations > scd.activations  # those of the generator are the most
 
 
 def test_a_guided_student_has_a_guidance_input_and_its_teacher_has_not() -> None:

@@ -314,3 +314,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, write_study: WriteStudy) 
     prepared = prepare(opened.config.data, folder / "runs")
     runs = {run.name: run for run in expand(opened.config, opened.family, prepared.data)}
     return Homes(study, runs)
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory, finished: Homes) -> dict[str, Path]:
+    """Releases of the teacher and the sCD student of the finished study. Not to be changed."""
+    from scaling.release.make import Options, release
+
+    folder = tmp_path_factory.mktemp("released")
+    return {m: release(finished.of(m), folder / m, Options(licence="CC-BY-4.0")).folder for m in ("teacher", "scd")}

@@ -140,6 +140,18 @@ MISTAKES = {
         ["methods=[teacher, vsd]", f"vsd={VSD}", "sampling.student_steps=[2]"],
         ["sampling.student_steps: [2] has no 1, and vsd makes samples in one step alone: add it"],
     ),
+    "levels without guidance": (
+        ["scd.guidance_sigma=[0.1, 2]"],
+        ["scd: guidance_sigma: says where guidance is given, and guidance is null"],
+    ),
+    "no levels of guidance": (
+        ["scd.guidance=[1, 2]", "scd.guidance_sigma=[2, 2]"],
+        ["scd: guidance_sigma: [2.0, 2.0] holds no noise level: write [low, high]"],
+    ),
+    "scd_vsd from segments": (
+        ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd.segments=4"],
+        ["scd.segments: 4, but scd_vsd goes on from that student", "make it a variant, or remove scd_vsd"],
+    ),
     "vsd with other guidance": (
         ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd_vsd.guidance=[1, 2]"],
         ["scd_vsd.guidance: give it where scd.guidance is given, and only there"],
@@ -624,12 +636,13 @@ def test_samples_that_cannot_be_judged(tmp_path: Path, cli: Fixture) -> None:
         ),
         (np.array(3), ["images is int64 []"]),
         (np.ones((100, 16, 16, 1), np.uint8), ["0 and 1 alone"]),
-        (np.zeros((30, 16, 16, 1), np.uint8), ["30 images, but", "evaluation.samples=30"]),
+        (np.zeros((30, 16, 16, 1), np.uint8), ["30 images, but", "give 100 images\n"]),  # no study draws so few
+        (np.zeros((130, 16, 16, 1), np.uint8), ["130 images, but", "evaluation.samples=130"]),
     ):
         np.savez(samples, images=images)
         result = cli("evaluate", samples, "--reference", reference)
         assert_refused(result, *parts)
-        assert str(samples) in result.err or len(images) == 30
+        assert str(samples) in result.err or len(images) in (30, 130)
     reference.write_bytes(replace(real, floors={"fd-fashion": np.nan}).to_bytes("reference"))
     np.savez(samples, images=np.zeros((100, 16, 16, 1), np.uint8))
     assert_refused(cli("evaluate", samples, "--reference", reference), f"{reference}: is not a whole", "floor is nan")

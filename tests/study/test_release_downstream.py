@@ -12,19 +12,12 @@ from models.release import CONFIG
 from scaling.release.make import Options, release
 from scaling.run.spec import load_run
 from scaling.training.checkpoints import checkpoint
+from scaling.training.start import first_networks
 from scaling.weights.folder import load_model
 from scaling.work.stages import run
 from scaling.work.stopping import StopRequest
-from tests.study.trainers import trainer_of
 
 Fixture = Any  # conftest.py says what it is
-
-
-@pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory, finished: Fixture) -> dict[str, Path]:
-    """Teacher and student of the tiny study. Not to be changed."""
-    folder = tmp_path_factory.mktemp("released")
-    return {m: release(finished.of(m), folder / m, Options(licence="CC-BY-4.0")).folder for m in ("teacher", "scd")}
 
 
 def test_a_distillation_has_the_losses_of_one_from_the_checkpoint(
@@ -61,8 +54,9 @@ def test_a_student_goes_on_and_is_distilled_further(
     assert losses[0] != losses[1]
     from scaling.work import stages
 
-    origin = stages._origin(config)
-    first = trainer_of(config.spec, config.shards, origin).engine.module.state_dict()
+    origin, start = stages._origin(config), stages._start(config)
+    (net,) = first_networks(config.spec, origin, start).values()
+    first = net.state_dict()
     assert all(torch.equal(first[name], value) for name, value in state.items())
     teacher = checkpoint.load(homes.saved("teacher")[-1]).part("ema-0.1/")
     assert origin is not None

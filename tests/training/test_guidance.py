@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,18 @@ def test_strength_one_is_no_guidance() -> None:
     plain = teacher_velocity(ByLabel(), batch(None))  # type: ignore[arg-type]
     one = teacher_velocity(ByLabel(), batch(torch.ones(4, dtype=torch.float64)))  # type: ignore[arg-type]
     torch.testing.assert_close(one, plain, rtol=1e-12, atol=1e-14)
+
+
+def test_outside_its_noise_levels_a_teacher_is_not_guided() -> None:
+    """Above the low end and up to the high one it is, as in sampling; the strength that a student is told stays."""
+    sigma = torch.tensor([0.1, 0.2, 1.5, 2.0], dtype=torch.float64)
+    s = torch.full((4,), 1.5, dtype=torch.float64)
+    b = replace(batch(s), t=torch.atan(sigma / SIGMA_DATA), guidance_sigma=(0.2 + 1e-9, 1.5 + 1e-9))
+    inside, outside = (teacher_velocity(ByLabel(), replace(b, guidance=g, guidance_sigma=None)) for g in (s, None))  # type: ignore[arg-type]
+    got = teacher_velocity(ByLabel(), b)  # type: ignore[arg-type]
+    torch.testing.assert_close(got, torch.stack([outside[0], outside[1], inside[2], outside[3]]))
+    assert not torch.allclose(inside[3], outside[3])
+    assert b.guidance is s
 
 
 def test_strength_zero_forgets_the_label() -> None:

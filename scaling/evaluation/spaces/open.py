@@ -12,6 +12,8 @@ from scaling.evaluation.spaces.space import Space, SpaceError
 
 def open_space(name: SpaceName, files: NetworkFiles, resize: Mode, device: torch.device | str) -> Space:
     """The space with its network on `device`. SpaceError or DataError, with the remedy, where that is not there."""
+    if name == "truth":
+        raise SpaceError("truth is no space of features: it judges the runs of a study with data.source mixture alone")
     if name == "fashion":
         from scaling.evaluation.spaces.small import fashion_space
 

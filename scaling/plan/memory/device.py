@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 
 from models.network import NetworkConfig
 from models.shape import Shapes, network_shapes
-from scaling.config.methods import PARTS, is_distilled
+from scaling.config.methods import FAKE, PARTS, is_distilled
 from scaling.config.sections import Method, Precision, Strategy
 from scaling.plan.memory.activations import activation_bytes
 from scaling.training.sharding.zero_config import bucket_elements
@@ -65,7 +65,8 @@ def device_memory(
     """The memory of a run on `world` devices with `microbatch` samples a device and pass.
 
     A student distilled with guidance has the guidance input, its teacher has not. VSD trains a fake-score network of
-    the student's shape beside it, with no average, and takes the gradient of each of its losses before the next.
+    the student's shape beside it, with no average, and takes the gradient of each of its losses before the next: of
+    their activations the most.
     Activations are counted with dropout, at resolutions up to `dropout_to` (None: all): without any, a teacher's are up
     to 9 % fewer.
     """
@@ -76,6 +77,15 @@ def device_memory(
     held = [_held(each, strategy, world) for each in trained]
     # Beside ZeRO-3 the teacher is sharded by FSDP2.
     frozen = [_held(each, "fsdp2" if strategy == "zero3" else strategy, world) for each in teacher]
+    step = partial(
+        activation_bytes,
+        student,
+        batch=microbatch,
+        dual=False,
+        checkpointing=checkpointing,
+        precision=precision,
+        dropout_to=dropout_to,
+    )
     return DeviceMemory(
         parameters=sum(h.weights + h.master for h in held),
         gradients=sum(h.gradients for h in held),
@@ -84,14 +94,7 @@ def device_memory(
         gathered=held[0].in_flight + sum(h.gathered for h in (*held, *frozen)),
         frozen=sum(h.weights for h in frozen),
         activations=_kept_copies(network_shapes(student), strategy, checkpointing)
-        + activation_bytes(
-            student,
-            batch=microbatch,
-            dual=parts.tangents,
-            checkpointing=checkpointing,
-            precision=precision,
-            dropout_to=dropout_to,
-        ),
+        + max(step(dual=parts.tangents), step(scored="guided" if guided else "plain") if FAKE in parts.trained else 0),
     )
 
 

@@ -10,27 +10,33 @@ from data_pipeline.files import write_text_atomic
 from models.network import NetworkConfig
 from scaling.config.families import CONFIGS, load_family
 from scaling.config.sections import ConsistencyRecipe, Precision, TeacherRecipe
-from scaling.plan.memory.activations import any_width, timeline_key
+from scaling.plan.memory.activations import Scored, any_width, timeline_key
 from scaling.plan.memory.shipped import FILE, versions
 
-# Of a teacher and of a student: whether tangents are alive, and the finest resolution that drops features.
-METHODS: tuple[tuple[bool, int | None], ...] = (
-    (False, TeacherRecipe.model_fields["dropout_max_resolution"].default),
-    (True, ConsistencyRecipe.model_fields["dropout_max_resolution"].default),
+COARSE: int | None = ConsistencyRecipe.model_fields["dropout_max_resolution"].default
+# Of a teacher, a student, and the networks of VSD: whether tangents are alive, the finest resolution that drops
+# features, and which teacher judges the samples of a generator.
+METHODS: tuple[tuple[bool, int | None, Scored], ...] = (
+    (False, TeacherRecipe.model_fields["dropout_max_resolution"].default, None),
+    (True, COARSE, None),
+    (False, COARSE, None),
+    (False, COARSE, "plain"),
+    (False, COARSE, "guided"),
 )
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
-Step = tuple[NetworkConfig, bool, bool, Precision, int | None]
+Step = tuple[NetworkConfig, bool, bool, Precision, int | None, Scored]
 
 
 def steps(family: str) -> Iterator[Step]:
     """The training steps of a family as the plan counts them, those of its sizes that differ in the width alone once.
 
-    Network, dual, checkpointing, precision, dropout_to.
+    Network, dual, checkpointing, precision, dropout_to, scored.
     """
     networks = dict.fromkeys(map(any_width, load_family(family).sizes.values()))
-    for network, (dual, dropout_to), checkpointing, precision in product(networks, METHODS, (False, True), PRECISIONS):
-        yield network, dual, checkpointing, precision, dropout_to
+    for network, method, checkpointing, precision in product(networks, METHODS, (False, True), PRECISIONS):
+        dual, dropout_to, scored = method
+        yield network, dual, checkpointing, precision, dropout_to, scored
 
 
 def families() -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,25 +24,33 @@ from torch.overrides import TorchFunctionMode
 from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
+from scaling.config.methods import FAKE, STUDENT, TEACHER
 from scaling.config.sections import Precision
-from scaling.methods.batch import Batch
+from scaling.methods.batch import Batch, Noise
 from scaling.methods.consistency import consistency_loss
 from scaling.methods.tangent import Tangent
 from scaling.methods.teacher import teacher_loss
-from scaling.plan.memory.activations import WIDTH
+from scaling.methods.vsd import distillation_loss
+from scaling.plan.memory.activations import WIDTH, Scored
 from scaling.plan.memory.cache import Timeline
 from scaling.plan.meta.recompute import without_compiler
 from scaling.plan.meta.shapes import ShapesOnly, run
 
+NAMES = (STUDENT, FAKE, TEACHER)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH = 10007  # as WIDTH a prime that no other length of a network is a multiple of
 
 
 def count_timeline(
-    network: NetworkConfig, dual: bool, checkpointing: bool, precision: Precision, dropout_to: int | None
+    network: NetworkConfig,
+    dual: bool,
+    checkpointing: bool,
+    precision: Precision,
+    dropout_to: int | None,
+    scored: Scored = None,
 ) -> Timeline:
     """Live bytes at the moments that can be the peak of a step; model_channels are a multiple of WIDTH."""
-    events = transient_events(network, BATCH, dual, checkpointing, precision, dropout_to)
+    events = transient_events(network, BATCH, dual, checkpointing, precision, dropout_to, scored)
     table = np.zeros((len(events), 6), np.int64)
     for row, size in enumerate(events):
         column, factor = _growth(abs(size))
@@ -57,17 +66,24 @@ def transient_events(
     checkpointing: bool,
     precision: Precision,
     dropout_to: int | None,
+    scored: Scored = None,
 ) -> list[int]:
     """Bytes taken and (negative) given back in one step, in order; what outlives it, the gradients, is left out."""
     with torch.device("meta"), ShapesOnly():
-        net = TrigFlowNet(network)
+        net, fake, teacher = (
+            TrigFlowNet(replace(network, guidance=scored == "guided" and name != TEACHER)) for name in NAMES
+        )
         x = torch.empty(batch, network.latent_channels, network.resolution, network.resolution)
         t, labels = torch.empty(batch), torch.zeros(batch, dtype=torch.int64)
     net.unet.activation_checkpointing = checkpointing
-    samples = Batch(x, x, t, labels, Dropout(0.1, labels, dropout_to))
+    strength = t if scored == "guided" else None
+    samples = Batch(x, x, t, labels, Dropout(0.1, labels, dropout_to), strength, further={"vsd": Noise(x, t)})
     tracker = LiveBytes()
     with without_compiler(), tracker, _autocast(precision):
-        step = consistency_loss(net, samples, x, 1.0, Tangent()) if dual else teacher_loss(net, samples)
+        if scored:
+            step = distillation_loss(dict(zip(NAMES, (net, fake, teacher), strict=True)), samples)
+        else:
+            step = consistency_loss(net, samples, x, 1.0, Tangent()) if dual else teacher_loss(net, samples)
         step.loss.backward()
     del step
     freed = {serial for serial, size in tracker.events if size < 0}

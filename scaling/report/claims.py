@@ -1,0 +1,139 @@
+"""What the paper says of each technique, beside what this study saw: seen, not seen, or cannot be told.
+
+A claim is looked for wherever a study has the two recipes that differ in what the claim is about, whatever they are
+called: the recipes are read from the configuration of the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from scaling.analysis.contrast import contrast
+from scaling.analysis.summary import show
+from scaling.analysis.table import Row, curve_label, rows_of
+from scaling.report.record import Record, RunRecord
+
+SEEN, NOT_SEEN, UNTOLD = "seen at this scale", "not seen", "cannot be told"
+ALIKE = 0.1  # two techniques serve alike if neither is worse by more than this share
+DEFAULTS: dict[str, Any] = {
+    "adaptive_weighting": True,
+    "discrete_steps": None,
+    "discrete_double_every": None,
+    "segments": 1,
+    "flow_map": False,
+    "derivative": "rearranged",
+}
+FREE = ("derivative_step", "flow_map_same")  # keys that mean nothing where their technique is off
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, what was measured, and the verdict."""
+
+    claim: str
+    measured: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a study by its recipe: the label of its runs, the method that it varies, the values of its keys."""
+
+    label: str
+    method: str
+    recipe: dict[str, Any]
+
+    def differs_in(self, other: Curve) -> set[str]:
+        """The keys whose values are others."""
+        keys = (self.recipe.keys() | other.recipe.keys()) - set(FREE)
+        return {key for key in keys if self.recipe.get(key) != other.recipe.get(key)}
+
+
+def claims(record: Record) -> list[Claim]:
+    """The verdicts on the claims that this study has runs for, each for one and for two steps where it has both."""
+    rows = [row for run in record.scores for row in rows_of(run)]
+    return [*_techniques(rows, _curves(record)), *_segments(rows, _curves(record))]
+
+
+def _curves(record: Record) -> list[Curve]:
+    """The students' curves, in the order of the record."""
+    found: dict[str, Curve] = {}
+    for run in record.runs:
+        spec = _spec(run)
+        if run.scores is not None and spec.get("method") in ("scd", "sct") and isinstance(spec.get("recipe"), dict):
+            found.setdefault(run.method, Curve(run.method, spec["method"], DEFAULTS | spec["recipe"]))
+    return [*found.values()]
+
+
+def _spec(run: RunRecord) -> dict[str, Any]:
+    """The specification in a run's configuration; empty where that is damaged, which the record says already."""
+    try:
+        content = yaml.safe_load(run.config or "")
+    except yaml.YAMLError:
+        return {}
+    spec = content.get("spec") if isinstance(content, dict) else None
+    return spec if isinstance(spec, dict) else {}
+
+
+def _techniques(rows: Sequence[Row], curves: Sequence[Curve]) -> Iterator[Claim]:
+    """Of pairs of curves that differ in one technique."""
+    for one in curves:
+        for other in curves:
+            keys = one.differs_in(other) if one.method == other.method else set()
+            said = _better(one.recipe, other.recipe, keys)
+            for steps in (1, 2) if said else ():
+                yield from _judged(rows, said, one.label, other.label, steps)
+
+
+def _better(one: dict[str, Any], other: dict[str, Any], keys: set[str]) -> str:
+    """The claim that the first recipe is the better of two; empty where the paper claims nothing of the kind."""
+    if keys == {"tangent"} and other["tangent"] == "raw":
+        kinds = {"normalize": "normalised", "clip": "clipped"}
+        return f"{kinds[one['tangent']]} tangents are better than raw ones" if one["tangent"] in kinds else ""
+    if keys == {"tangent"} and (one["tangent"], other["tangent"]) == ("clip", "normalize"):
+        return f"clipped tangents serve as well as normalised ones (within {ALIKE:.0%})"
+    if keys == {"adaptive_weighting"} and one["adaptive_weighting"]:
+        return "adaptive weighting is better than none"
+    if keys == {"warmup_steps"} and one["warmup_steps"] > other["warmup_steps"] == 0:
+        return "tangent warmup is better than none"
+    if keys == {"discrete_steps"} and one["discrete_steps"] is None:
+        return f"continuous time is better than {other['discrete_steps']} discrete steps"
+    if keys == {"discrete_double_every"} and one["discrete_double_every"] is None:
+        return "continuous time is better than discrete steps that come nearer (ECT)"
+    return ""
+
+
+def _segments(rows: Sequence[Row], curves: Sequence[Curve]) -> Iterator[Claim]:
+    """Of curves that differ in the number of segments alone, each against the next."""
+    cut = sorted(
+        (one for one in curves if one.recipe["discrete_steps"] is None), key=lambda one: one.recipe["segments"]
+    )
+    for fewer, more in ((a, b) for a in cut for b in cut if a.method == b.method):
+        low, high = fewer.recipe["segments"], more.recipe["segments"]
+        between = any(low < one.recipe["segments"] < high for one in cut)
+        if fewer.differs_in(more) == {"segments"} and low < high and not between:
+            said = f"{high} segments are better than {low}"
+            yield from _judged(rows, said, more.label, fewer.label, high, low)
+
+
+def _judged(
+    rows: Sequence[Row], said: str, one: str, other: str, steps: int, other_steps: int | None = None
+) -> Iterator[Claim]:
+    """The verdict on "one is better than the other", from the interval of the mean ratio of their scores."""
+    curve = contrast(rows, (one, steps), (other, other_steps or steps))
+    if curve is None:
+        return
+    low, high = curve.mean.low, curve.mean.high
+    names = f"{curve_label(one, steps)} / {curve_label(other, other_steps or steps)}: {show(curve.mean)}"
+    if not curve.judges:
+        verdict = UNTOLD
+    elif "as well as" in said:
+        inside, outside = low > 1 - ALIKE and high < 1 + ALIKE, high < 1 - ALIKE or low > 1 + ALIKE
+        verdict = SEEN if inside else NOT_SEEN if outside else UNTOLD
+    else:
+        verdict = SEEN if high < 1 else NOT_SEEN if low > 1 else UNTOLD
+    yield Claim(said, names, verdict)
