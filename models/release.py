@@ -4,7 +4,7 @@ config.json         what the network is and how it is sampled; the hashes of the
 model.safetensors   parameters in float32, bfloat16 or float16 by the names of TrigFlowNet, buffers always in float32;
                     above 5 GB model-00001-of-0000N.safetensors with model.safetensors.index.json
 SHA256SUMS          of all other files, as `sha256sum --check` reads it
-README.md, scores.json, grid.png, sample.py   of a release alone (`trigscale release`), not of weights that are only kept
+README.md, scores.json, grid.png, sample.py   of a release (`trigscale release`), not of weights that are only kept
 
 Nothing is unpickled. The weights carry the keys CORE of config.json, so that neither file can be altered alone.
 """

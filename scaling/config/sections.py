@@ -27,6 +27,7 @@ RelativeWidth = Annotated[float, Field(gt=0, lt=0.28)]  # a power-function profi
 EMBEDDED = "fashion"  # the source that is part of the package
 MIXTURE = "mixture"  # the source that is drawn from a known distribution
 MOST_DOUBLINGS = 12  # of the number of steps: 2^13 of them, at a relative distance of 1e-4
+LEAST_SAMPLES = 100  # images of a set that a study draws
 PROFILE = "its sigma_rel (below 1), or its half-life in images (from 1 on)"
 
 
@@ -67,6 +68,11 @@ class Teacher(TeacherRecipe):
 
     weights: Path | None = Field(
         default=None, description="folder of a network at rest that the teacher starts from; null: random weights"
+    )
+    guide: Path | None = Field(
+        default=None,
+        description="folder of a weaker network at rest, away from which the teacher of students is guided "
+        "(autoguidance); null: from itself without labels",
     )
 
 
@@ -398,7 +404,7 @@ class Evaluation(Section):
         default="fd-fashion",
         description=f"metric, or a list of which the first makes the curves; none: not judged. {', '.join(METRICS)}",
     )
-    samples: int = Field(default=5000, ge=100, le=50000, description="generated images of a set, N")
+    samples: int = Field(default=5000, ge=LEAST_SAMPLES, le=50000, description="generated images of a set, N")
     repeats: Positive = Field(default=1, description="sets of samples that are judged, each with seeds of its own")
     resamples: int = Field(
         default=200, ge=20, description="sets that are simulated for a distance's error where N is below 2 x features"

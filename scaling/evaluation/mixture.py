@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from models.network import SIGMA_DATA
@@ -65,6 +64,7 @@ class Mixture:
 
         Solved to 1e-8. RuntimeError where the solver gives up.
         """
+        from scipy.integrate import solve_ivp  # only who asks for the truth needs it
 
         start, span = t.double(), to.double() - t.double()
 

@@ -161,7 +161,9 @@ def _strip_title(record: Record, analysis: Analysis | None, method: str, steps: 
     for one in analysis.distances if analysis else ():
         if (one.method, one.steps, one.size) == (method, steps, size):
             return f"{size}   {metric_label(record.scores[0].metric)} {one.fd.value:.3g}"
-    return f"{size}   no score yet"
+    # A study that is not judged is done without distances: nothing is missing there.
+    unjudged = any(run.scores is not None and run.scores.head is None for run in record.runs)
+    return size if unjudged else f"{size}   no score yet"
 
 
 def _slug(name: str) -> str:

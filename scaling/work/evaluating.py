@@ -12,7 +12,7 @@ import torch
 
 from data_pipeline.manifest import DataError
 from scaling.config.metrics import METRICS, Metric, SpaceName, get_metric
-from scaling.config.sections import NetworkFiles
+from scaling.config.sections import LEAST_SAMPLES, NetworkFiles
 from scaling.config.validation import ConfigError
 from scaling.evaluation.extract import Extracted, extract, moments_of
 from scaling.evaluation.frechet import Reference
@@ -132,10 +132,10 @@ def _in_space(images: Images, space: Space, asked: Asked) -> list[dict[str, Any]
     made = extract(space, images)
     real = real_of(space, metrics, images.count, asked)
     if real.samples and real.samples != images.count and not asked.held_out:
+        own = f", or a reference at N = {images.count:,}, which a study with evaluation.samples={images.count} writes"
         raise DataError(
             f"{images.count:,} images, but the floor was measured with {real.samples:,}, and distances compare at one "
-            f"N only: give {real.samples:,} images, or a reference at N = {images.count:,}, which a study with "
-            f"evaluation.samples={images.count} writes"
+            f"N only: give {real.samples:,} images{own if images.count >= LEAST_SAMPLES else ''}"
         )
     return [_result(metric, made, real, space, images.count, asked) for metric in metrics]
 

@@ -24,6 +24,7 @@ from scaling.report.build import build_report, duration
 from scaling.report.compare import compare, write_comparison
 from scaling.report.findings import answer, checks, summarise
 from scaling.report.paper import escape
+from scaling.report.pictures import _strip_title
 from scaling.report.record import ReportError, read_study
 from scaling.run.home import StudyFolder, write_model
 from scaling.run.samples import maker
@@ -421,3 +422,13 @@ def test_two_studies_in_one_figure(tmp_path: Path, study: Path, write_study: Wri
         change(path, n=1000)
     with pytest.raises(TableError, match="scores compare by one metric at one N"):
         compare(study, other)
+
+
+def test_samples_of_a_study_that_is_not_judged_lack_no_score(tmp_path: Path, write_study: Callable[..., Path]) -> None:
+    study = write_study(tmp_path)
+    path = next(study.glob("scd-xs-*")) / "scores.json"
+    judged = read_study(study)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "metric": "none"}))
+    assert _strip_title(judged, None, "scd", 1, "xs") == "xs   no score yet"
+    assert _strip_title(read_study(study), None, "scd", 1, "xs") == "xs"
