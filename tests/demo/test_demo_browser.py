@@ -37,7 +37,7 @@ def test_a_page_draws_compares_and_asks_this_machine_alone(browser: Any, served:
     assert images.count() == 3
     assert page.evaluate("[...document.images].every(image => image.naturalWidth === 8 * 16)")
     one_step = images.first.get_attribute("src")
-    assert "1 step, 1 evaluations" in page.get_by_role("region", name="sCT xs").inner_text()
+    assert "1 step, 1 evaluation," in page.get_by_role("region", name="sCT xs").inner_text()
     page.get_by_label("Steps of students").select_option("2")
     page.get_by_text("2 steps, 2 evaluations").first.wait_for()
     assert images.first.get_attribute("src") != one_step
