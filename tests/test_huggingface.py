@@ -66,7 +66,11 @@ def installed(tmp_path: Path) -> bool:
 
 @needs_hugging_face
 @pytest.mark.parametrize(
-    "order", [("kernels", "transformers", "diffusers"), ("diffusers", "transformers", "kernels")], ids=" ".join
+    "order",
+    [
+        pytest.param(("kernels", "transformers", "diffusers"), id="kernels first"),
+        pytest.param(("diffusers", "transformers", "kernels"), id="kernels last", marks=pytest.mark.nightly),
+    ],
 )
 def test_models_of_both_libraries_run_beside_ours(tmp_path: Path, installed: bool, order: tuple[str, ...]) -> None:
     script = f"import {', '.join(order)}\nfrom kernels.attention import attention\n" + DETECTION + SMALL_MODELS

@@ -10,10 +10,11 @@ from typing import Literal
 
 from scaling.config.sections import Method
 
-NetworkName = Literal["student", "fake", "teacher"]
+NetworkName = Literal["student", "fake", "teacher", "guide"]
 STUDENT: NetworkName = "student"
 FAKE: NetworkName = "fake"  # the score of the student's samples (VSD)
 TEACHER: NetworkName = "teacher"
+GUIDE: NetworkName = "guide"  # a weaker one, away from which a teacher is guided, where there is one (autoguidance)
 
 
 @dataclass(frozen=True)

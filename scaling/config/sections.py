@@ -69,6 +69,11 @@ class Teacher(TeacherRecipe):
     weights: Path | None = Field(
         default=None, description="folder of a network at rest that the teacher starts from; null: random weights"
     )
+    guide: Path | None = Field(
+        default=None,
+        description="folder of a weaker network at rest, away from which the teacher of students is guided "
+        "(autoguidance); null: from itself without labels",
+    )
 
 
 class StudentRecipe(Recipe):

@@ -213,7 +213,11 @@ class StudyConfig(Section):
             raise ValueError(
                 "scd_vsd.guidance: give it where scd.guidance is given, and only there: scd_vsd starts from sCD"
             )
-        users = [f"{method}.guidance" for method in guided]
+        if teacher.guide is not None and not guided:
+            raise ValueError(
+                f"teacher.guide: guides the teacher of students, and none has guidance: set it{self._of(size)}"
+            )
+        users = [f"{method}.guidance" for method in guided] if teacher.guide is None else []
         users += ["sampling.teacher_guidance"] if sampling.teacher_guidance != 1 else []
         if users and not teacher.label_dropout:
             known = "set it, the paper takes 0.1" if teacher.steps else "set it if teacher.weights were trained so"

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from data_pipeline.arrays import load_arrays
-from models.network import SIGMA_DATA, T_MAX
+from models.network import T_MAX
+from models.trigflow import SIGMA_DATA
 from scaling.evaluation.mixture import MIXTURE_SHAPE, known_mixture
 from scaling.run.randomness import derive_seed
 from scaling.sampling.generate import noise_of

@@ -13,7 +13,7 @@ from scaling.config.sections import StudentRecipe
 from scaling.methods.batch import Batch, Losses, mean_square, weighted_loss
 from scaling.methods.discrete import discrete_loss, neighbours
 from scaling.methods.ends import ends_of
-from scaling.methods.guidance import guided
+from scaling.methods.guidance import guided, guided_by
 from scaling.methods.tangent import Derivative, Tangent
 
 FORWARD_MODE = Derivative()
@@ -58,12 +58,17 @@ def data_velocity(batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def teacher_velocity(teacher: TrigFlowNet, batch: Batch) -> Tensor:
-    """dx_t/dt of consistency distillation: the teacher's PF-ODE, sd F_teacher(x_t / sd, t), guided where asked for."""
+def teacher_velocity(teacher: TrigFlowNet, batch: Batch, guide: TrigFlowNet | None = None) -> Tensor:
+    """dx_t/dt of consistency distillation: the teacher's PF-ODE, sd F_teacher(x_t / sd, t), guided where asked for.
+
+    guide: the weaker network away from which it is guided; None: away from itself without labels.
+    """
     x = batch.x_t / SIGMA_DATA
     strength = batch.strength
     if strength is None:
         return SIGMA_DATA * teacher(x, batch.t, batch.labels)
+    if guide is not None:
+        return SIGMA_DATA * guided_by(guide, teacher, x, batch.t, batch.labels, strength)
     return SIGMA_DATA * guided(teacher, x, batch.t, batch.labels, strength)
 
 
@@ -111,7 +116,8 @@ class Distillation(Consistency):
     """The method `scd`: the velocity is that of a frozen teacher."""
 
     teacher: TrigFlowNet
+    guide: TrigFlowNet | None = None
 
     def dxdt(self, batch: Batch) -> Tensor:
         """`teacher_velocity`."""
-        return teacher_velocity(self.teacher, batch)
+        return teacher_velocity(self.teacher, batch, self.guide)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from models.trigflow import TrigFlowNet
-from scaling.config.methods import FAKE, PARTS, STUDENT, NetworkName
+from scaling.config.methods import FAKE, GUIDE, PARTS, STUDENT, TEACHER, NetworkName
 from scaling.config.sections import Method, Recipe, ScdVsdRecipe, StudentRecipe, VsdRecipe
 from scaling.methods.batch import Batch, Losses
 from scaling.methods.consistency import Distillation, Training
@@ -36,11 +36,11 @@ class Turn:
     loss: Callable[[Networks, Batch, int], Losses]
 
 
-def turns_of(method: Method, recipe: Recipe, teacher: TrigFlowNet | None) -> tuple[Turn, ...]:
-    """The losses of a microbatch, in order; `teacher`: the frozen network of a distilled student."""
+def turns_of(method: Method, recipe: Recipe, frozen: Networks) -> tuple[Turn, ...]:
+    """The losses of a microbatch, in order; of a distilled student `frozen` has its teacher and what guides that."""
     network, turns = PARTS[method].trained[0], []
     if not isinstance(recipe, VsdRecipe):
-        objective = objective_of(method, recipe, teacher)
+        objective = objective_of(method, recipe, frozen.get(TEACHER), frozen.get(GUIDE))
         turns.append(Turn(network, lambda nets, batch, step: objective.loss(nets[network], batch, step)))
     if isinstance(recipe, VsdRecipe | ScdVsdRecipe):
         weight = recipe.vsd_weight if isinstance(recipe, ScdVsdRecipe) else 1.0
@@ -56,7 +56,9 @@ def proposals(recipe: Recipe) -> dict[str, tuple[float, float]]:
     return {"vsd": (recipe.vsd_p_mean, recipe.vsd_p_std), "fake": (recipe.p_mean, recipe.p_std)}
 
 
-def objective_of(method: Method, recipe: Recipe, teacher: TrigFlowNet | None) -> Objective:
+def objective_of(
+    method: Method, recipe: Recipe, teacher: TrigFlowNet | None, guide: TrigFlowNet | None = None
+) -> Objective:
     """The one objective of a method, of sCD with VSD that of sCD."""
     if method == "teacher":
         return Diffusion()
@@ -65,4 +67,4 @@ def objective_of(method: Method, recipe: Recipe, teacher: TrigFlowNet | None) ->
         return Training(recipe)
     assert method in ("scd", "scd_vsd"), f"{method} has other losses"
     assert teacher is not None, "a distilled run has its teacher"
-    return Distillation(recipe, teacher)
+    return Distillation(recipe, teacher, guide)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from models.network import SIGMA_DATA, T_MAX
 from models.trigflow import TrigFlowNet, denoise, expand, velocity
-from scaling.config.methods import FAKE, STUDENT, TEACHER, NetworkName
+from scaling.config.methods import FAKE, GUIDE, STUDENT, TEACHER, NetworkName
 from scaling.methods.batch import Batch, Losses
 from scaling.methods.consistency import teacher_velocity
 from scaling.methods.teacher import teacher_loss
@@ -40,12 +40,12 @@ def generate(student: TrigFlowNet, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def score_direction(fake: TrigFlowNet, teacher: TrigFlowNet, noised: Batch) -> Tensor:
+def score_direction(fake: TrigFlowNet, teacher: TrigFlowNet, noised: Batch, guide: TrigFlowNet | None = None) -> Tensor:
     """h [B, C, H, W], along which samples x0 descend: noised to x_t they have the fake's score, and want the teacher's.
 
     It is tan t sd^2 / || v_t - sd F_teacher || times s_teacher - s_fake.
     """
-    wanted = teacher_velocity(teacher, noised)
+    wanted = teacher_velocity(teacher, noised, guide)
     found = SIGMA_DATA * fake(noised.x_t / SIGMA_DATA, noised.t, noised.labels, guidance=noised.guidance)
     error = torch.linalg.vector_norm((velocity(noised.x0, noised.z, noised.t) - wanted).flatten(1), dim=1)
     return (found - wanted) / expand(error.clamp_min(LEAST), wanted)
@@ -55,7 +55,7 @@ def distillation_loss(networks: Mapping[NetworkName, TrigFlowNet], batch: Batch,
     """`weight` || x / sd - stopped(x / sd) - h ||^2, mean over the batch: its gradient in x / sd is -2 `weight` h."""
     samples, w = generate(networks[STUDENT], batch)
     drawn = samples.detach()
-    h = score_direction(networks[FAKE], networks[TEACHER], batch.noised(drawn, "vsd"))
+    h = score_direction(networks[FAKE], networks[TEACHER], batch.noised(drawn, "vsd"), networks.get(GUIDE))
     squares = ((samples - drawn) / SIGMA_DATA - h).square().flatten(1).sum(1)
     # Sharded strategies wait for a gradient of every parameter, those of w(t) too.
     loss = weight * squares.mean() + 0 * w.sum()

@@ -104,6 +104,7 @@ class RunSpec(Section):
     weights: str | None = Field(description="SHA-256 of the weights at rest that it starts from")
     teacher: str | None = Field(description="identity of the run that a student starts from or distils")
     student: str | None = Field(description="identity of the sCD run that sCD+VSD starts from")
+    guide: str | None = later(None, "SHA-256 of the weights at rest of the network that guides its teacher")
     networks: dict[SpaceName, str] = Field(
         default_factory=dict, description="SHA-256 of the networks whose features judge, where the study names files"
     )
@@ -145,6 +146,7 @@ class RunFile(Section):
     teacher_home: Path | None = Field(description="home of the teacher's run")
     student_home: Path | None = Field(default=None, description="home of the sCD run that sCD+VSD starts from")
     weights: Path | None = Field(default=None, description="folder of the weights at rest that it starts from")
+    guide: Path | None = Field(default=None, description="folder of the network that guides its teacher")
     vae: Path | None = Field(default=None, description="folder of the VAE that decodes samples; null: none is needed")
     loading: Loading = Loading()
     launch: Launch

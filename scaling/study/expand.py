@@ -22,7 +22,7 @@ from scaling.config.validation import ConfigError
 from scaling.evaluation.spaces.files import network_hashes
 from scaling.run.spec import PlannedRun, RunData, RunSpec
 from scaling.weights.folder import SavedModel
-from scaling.weights.teacher import student_weights, teacher_weights
+from scaling.weights.teacher import guide_weights, student_weights, teacher_weights
 
 
 def expand(study: StudyConfig, family: Family, data: RunData) -> list[PlannedRun]:
@@ -73,17 +73,19 @@ def _spec(
     recipe = varied.recipe if varied else study.recipe(method, size)
     # Without the folder of its weights, which may be moved.
     if isinstance(recipe, Teacher):
-        recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
+        recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights", "guide"}))
     elif isinstance(recipe, Student):
         recipe = ConsistencyRecipe.model_validate(recipe.model_dump(exclude={"weights"}))
     assert isinstance(recipe, TeacherRecipe | ConsistencyRecipe | VsdRecipe | ScdVsdRecipe), "the kinds of recipe"
     guided = isinstance(recipe, StudentRecipe) and recipe.guidance is not None
     told = isinstance(recipe, StudentRecipe) and recipe.flow_map
     network = weights.config if weights and method == "teacher" else family.size(size)
-    if (guided or study.sampling_of(size).teacher_guidance != 1) and not network.num_classes:
+    guide = guide_weights(study, family, size) if guided else None
+    by_labels = (guided and guide is None) or study.sampling_of(size).teacher_guidance != 1
+    if by_labels and not network.num_classes:
         raise ConfigError(
             f"guidance: num_classes of size {size!r} of family {family.name!r} is 0, and guidance needs classes: "
-            "remove guidance and sampling.teacher_guidance, or choose another family"
+            "remove guidance and sampling.teacher_guidance, name a teacher.guide, or choose another family"
         )
     return RunSpec(
         method=method,
@@ -103,5 +105,6 @@ def _spec(
         weights=weights.sha256 if weights else None,
         teacher=teacher.identity() if teacher else None,
         student=student.identity() if student else None,
+        guide=guide.sha256 if guide else None,
         networks=network_hashes(study.evaluation),
     )

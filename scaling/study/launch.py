@@ -53,6 +53,7 @@ def write_homes(
     study: Study, runs: Sequence[PlannedRun], prepared: Prepared, references: Mapping[SpaceName, Path]
 ) -> None:
     """The home folder of each run with its config.yaml."""
+    guides = {size: study.config.teacher_of(size).guide or Path() for size in study.config.sizes}
     homes = {run.spec.identity(): (study.folder / run.name).resolve() for run in runs}
     for run in runs:
         home = RunHome(study.folder / run.name)
@@ -69,6 +70,7 @@ def write_homes(
             teacher_home=homes[run.spec.teacher] if run.spec.teacher else None,
             student_home=homes[run.spec.student] if run.spec.student else None,
             weights=run.weights.resolve() if run.weights else None,
+            guide=guides[run.spec.size].resolve() if run.spec.guide else None,
             vae=prepared.vae.resolve() if prepared.vae else None,
             loading=study.config.data.within(study.config.launch.folder),
             launch=launch_of(study.config, study.family, run.spec.size),

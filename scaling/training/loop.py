@@ -37,12 +37,13 @@ def train(
     loading: Loading = PLAIN,
     vae: Path | None = None,
     start: Origin | None = None,
+    guide: Origin | None = None,
 ) -> None:
     """Train a run to its last step, continuing from its newest checkpoint, and leave the checkpoint of the last step.
 
     Every rank of the run calls it. A run of no steps is what it starts from, saved at step 0. Raises Interrupted on
     all ranks, with the state saved, once `should_stop` says so on one; TrainingError after too many bad steps. vae: the
-    folder of the VAE that makes the pictures of grids. origin, start: see `Trainer`.
+    folder of the VAE that makes the pictures of grids. origin, start, guide: see `Trainer`.
     """
     steps, folder = spec.recipe.steps, RunHome(home).checkpoints
     found = newest(folder, spec.identity(), world)
@@ -50,7 +51,7 @@ def train(
         settle(found.path)
     if found is not None and found.step >= steps:
         return
-    trainer = Trainer(spec, reader, origin, launch, world, loading, start)
+    trainer = Trainer(spec, reader, origin, launch, world, loading, start, guide)
     if found is not None:
         trainer.restore(found)
         log.info("continuing after step %d of %d", found.step, steps)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_pipeline.reader import LatentReader
 from models.trigflow import TrigFlowNet
-from scaling.config.methods import PARTS, TEACHER, NetworkName, is_distilled
+from scaling.config.methods import GUIDE, PARTS, TEACHER, NetworkName, is_distilled
 from scaling.config.sections import Launch, Loading, Recipe, StudentRecipe
 from scaling.errors import TrainingError
 from scaling.methods.batch import Batch, Losses
@@ -73,11 +73,13 @@ class Trainer:
         world: World,
         loading: Loading = PLAIN,
         start: Origin | None = None,
+        guide: Origin | None = None,
     ) -> None:
         """Before the first step. origin: the teacher of a student, or the network at rest that a teacher starts from.
 
-        start: the network that a student goes on from, where that is not the teacher. RuntimeError where either is not
-        the network which the run should start from; ParallelError where the strategy cannot be had.
+        start: the network that a student goes on from, where that is not the teacher. guide: a weaker network, away
+        from which the teacher is guided, None: from the teacher without labels. RuntimeError where one is not the
+        network that the run should take; ParallelError where the strategy cannot be had.
         """
         assert origin is not None or not isinstance(spec.recipe, StudentRecipe), "a student's run names its teacher"
         self.spec, self.world = spec, world
@@ -87,11 +89,13 @@ class Trainer:
             self.engines[name] = _engine(net, launch, world)
         self.main = PARTS[spec.method].trained[0]
         self.engine = self.engines[self.main]
-        teacher = freeze(origin.frozen(), launch, world) if origin and is_distilled(spec.method) else None
+        self.networks: dict[NetworkName, TrigFlowNet] = {}
+        if is_distilled(spec.method):
+            frozen: dict[NetworkName, Origin | None] = {TEACHER: origin, GUIDE: guide}
+            self.networks = {name: freeze(one.frozen(), launch, world) for name, one in frozen.items() if one}
         # What is called: a network, or what wraps it and is called like it.
-        self.networks: dict[NetworkName, TrigFlowNet] = {TEACHER: teacher} if teacher else {}
         self.networks |= {name: cast(TrigFlowNet, engine.net) for name, engine in self.engines.items()}
-        self.turns = turns_of(spec.method, spec.recipe, teacher)
+        self.turns = turns_of(spec.method, spec.recipe, self.networks)
         self.weights = self.engine.weights()
         self.averages = Averages(self.weights, spec.ema, spec.recipe.batch)
         self._pieces = self._all_pieces()

@@ -37,6 +37,23 @@ def teacher_weights(study: StudyConfig, family: Family, size: str) -> SavedModel
     return saved
 
 
+def guide_weights(study: StudyConfig, family: Family, size: str) -> SavedModel | None:
+    """The weaker network away from which the teacher of one size is guided, None where that is by labels.
+
+    Its description is checked against the study; the weights themselves are not read. ConfigError names the key.
+    """
+    folder = study.teacher_of(size).guide
+    if folder is None:
+        return None
+    try:
+        saved = load_model(folder)
+    except (ModelError, FamilyError, ConfigError) as error:
+        raise ConfigError(f"teacher.guide: {error} (size {size})") from error
+    for fault in (*_content_faults(saved, study), *_network_faults(saved, family.size(size), family.name)):
+        raise ConfigError(f"teacher.guide: {folder} (size {size}): {fault}")
+    return saved
+
+
 def student_weights(study: StudyConfig, family: Family, size: str, entry: Entry) -> SavedModel | None:
     """The released student that one size's student goes on from, None where it starts as its recipe says.
 
@@ -72,7 +89,7 @@ def verify_weights(study: StudyConfig, family: Family) -> None:
     """Read every byte of the weights that runs start from; ConfigError or ModelError where they do not do."""
     for size in study.sizes:
         found = [student_weights(study, family, size, entry) for entry, _ in study.students(size)]
-        for saved in (teacher_weights(study, family, size), *found):
+        for saved in (teacher_weights(study, family, size), guide_weights(study, family, size), *found):
             if saved is not None:
                 saved.verify()
 

@@ -20,6 +20,7 @@ import torch
 
 from data_pipeline.files import write_bytes_atomic, write_json_atomic
 from models.trigflow import TrigFlowNet
+from scaling.config.methods import PARTS
 from scaling.config.sections import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.evaluation.expansion import LEAST_SAMPLES, NORMAL_95, expand, paired_error
@@ -97,7 +98,7 @@ def variables_of(names: str, spec: RunSpec, home: Path) -> list[Variable]:
             low, high = recipe.guidance if student and recipe.guidance else (1.0, 4.0)
             found.append(Variable(name, low, high))
         elif name == "intermediate-t":
-            if not student:
+            if not student or PARTS[spec.method].one_step:
                 raise ConfigError("--search intermediate-t: is for consistency models in 2 steps: leave it out")
             found.append(Variable(name, 0.3, 1.5))
         else:

@@ -79,7 +79,8 @@ def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
     origin, start = _origin(config), _start(config)
-    train(config.spec, home, reader, origin, config.launch, world, stop, loading, config.vae, start)
+    guide = _at_rest(config.guide, config.spec.guide)
+    train(config.spec, home, reader, origin, config.launch, world, stop, loading, config.vae, start, guide)
 
 
 def _origin(config: RunFile) -> Origin | None:
@@ -87,22 +88,22 @@ def _origin(config: RunFile) -> Origin | None:
     recipe = config.spec.recipe
     if config.teacher_home is not None and isinstance(recipe, StudentRecipe):
         return _parent(config.teacher_home, recipe.teacher_ema)
-    return _at_rest(config)
+    return _at_rest(config.weights, config.spec.weights)
 
 
 def _start(config: RunFile) -> Origin | None:
     """The student that a student goes on from: a released one, or of sCD+VSD the average that sCD is sampled with."""
     if config.student_home is not None:
         return _parent(config.student_home, config.spec.sampling.student_ema)
-    return _at_rest(config) if isinstance(config.spec.recipe, StudentRecipe) else None
+    return _at_rest(config.weights, config.spec.weights) if isinstance(config.spec.recipe, StudentRecipe) else None
 
 
-def _at_rest(config: RunFile) -> Origin | None:
+def _at_rest(folder: Path | None, sha256: str | None) -> Origin | None:
     """The weights at rest that the run was planned with, if any."""
-    if config.spec.weights is None:
+    if sha256 is None:
         return None
-    assert config.weights is not None, "a run that starts from weights says where they lie"
-    saved = planned_weights(config.weights, config.spec.weights)
+    assert folder is not None, "a run that takes weights says where they lie"
+    saved = planned_weights(folder, sha256)
     return Origin(saved.config, saved.state())
 
 

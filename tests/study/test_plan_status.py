@@ -307,6 +307,7 @@ OTHERWISE = {
     "data.window_blocks",
     "data.window_block",
     "teacher.weights",
+    "teacher.guide",
     "sct.guidance",
     *(f"vsd.{key}" for key in ("warmup_steps", "tangent", "tangent_norm", "tangent_constant", *TECHNIQUES)),
     *(f"{method}.{key}" for method in ("scd", "scd_vsd") for key in TO_THE_DATA),

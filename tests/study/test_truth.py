@@ -13,7 +13,8 @@ from torch import Tensor
 from data_pipeline.arrays import load_arrays
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
-from models.network import SIGMA_DATA, T_MAX
+from models.network import T_MAX
+from models.trigflow import SIGMA_DATA
 from scaling.config.sections import ConsistencyRecipe
 from scaling.data import sources
 from scaling.evaluation import truth as truths
@@ -143,6 +144,9 @@ def test_a_study_of_the_truth(
     """Data, runs and report; what is true is made up here, for it takes seconds to find."""
     monkeypatch.setattr(sources, "MIXTURE_SAMPLES", {"train": 200, "test": 100})
     monkeypatch.setattr("scaling.data.reference.find_truth", made_up)
+    monkeypatch.setattr("scaling.work.truth.HEUN_STEPS", 2)
+    others: dict[str, list[Any]] = {"curves": [], "overview": [], "training": [], "samples": []}
+    monkeypatch.setattr("scaling.report.build.draw_pictures", lambda *_: others)  # tests/report draws
     few = {"steps": 2, "dropout": 0}
     path = write_study(
         tmp_path,

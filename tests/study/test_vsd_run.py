@@ -12,10 +12,12 @@ import torch
 
 from models.network import SIGMA_DATA, T_MAX
 from models.trigflow import denoise
+from scaling.config.validation import ConfigError
 from scaling.report.build import build_report
 from scaling.run.spec import load_run
 from scaling.training.checkpoints import checkpoint
 from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
+from scaling.work.search import variables_of
 from scaling.work.stages import run
 from scaling.work.stopping import StopRequest
 from tests.study.trainers import batch_of, saved, tensors, trainer_of
@@ -71,6 +73,17 @@ def test_the_generator_of_one_step_is_judged_in_one_step(ended: Fixture) -> None
         scores = json.loads((ended.of(method) / "scores.json").read_text())
         assert [(each["steps"], each["nfe"]) for each in scores["metrics"][0]["scores"]] == wanted
         assert scores["method"] == method
+
+
+def test_commands_ask_for_no_second_step(ended: Fixture, cli: Fixture, tmp_path: Path) -> None:
+    home = ended.of("vsd")
+    refused = cli("sample", home, "--to", tmp_path / "grid.png", "--steps", 2)
+    assert refused.code == 2
+    assert f"--steps 2: {home.name} is a generator of one step: choose 1" in refused.err
+    with pytest.raises(ConfigError, match="--search intermediate-t: is for consistency models in 2 steps"):
+        variables_of("intermediate-t", load_run(home).spec, home)
+    drawn = cli("sample", home, "--to", tmp_path / "samples.npz", "--seeds", "0-3")
+    assert drawn.code == 0, drawn.err
 
 
 def test_the_report_names_both(ended: Fixture) -> None:

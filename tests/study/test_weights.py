@@ -168,11 +168,12 @@ def test_students_of_another_flavour_distil_an_edm2_teacher(
     tmp_path: Path, write_study: Fixture, homes_of: Fixture
 ) -> None:
     saved = drawn(tmp_path / "edm2", **FLAVOURS["edm2"])
-    changes = starting_from(saved.folder, scd={**SHORT, "start": "scratch"})
-    homes = homes_of(write_study(tmp_path, methods=["teacher", "scd"], **changes))
-    for method in ("teacher", "scd"):
+    vsd = {**SHORT, "lr": 0.01, "teacher_ema": 0.1}
+    changes = starting_from(saved.folder, scd={**SHORT, "start": "scratch"}, scd_vsd=vsd)
+    homes = homes_of(write_study(tmp_path, methods=["teacher", "scd", "scd_vsd"], **changes))
+    for method in ("teacher", "scd", "scd_vsd"):
         run(homes.of(method), StopRequest())
-    specs = {method: load_run(homes.of(method)).spec for method in ("teacher", "scd")}
+    specs = {method: load_run(homes.of(method)).spec for method in ("teacher", "scd", "scd_vsd")}
     assert specs["teacher"].network_config() == saved.config
     assert specs["scd"].network_config() == NANO
     images = generate(specs["teacher"], saved.network(), 3, 100, CPU)[0]
@@ -186,6 +187,11 @@ def test_students_of_another_flavour_distil_an_edm2_teacher(
     assert torch.equal(objective.dxdt(batch), want)
     assert want.abs().max() > 0
     assert len(homes.metrics("scd")) == 1
+
+    # The fake score is a diffusion model as the teacher, of its flavour, beside a student of the family's.
+    fake = checkpoint.load(homes.saved("scd_vsd")[-1]).part("fake/model/")
+    assert fake.keys() == saved.state().keys()
+    assert fake["unet.emb_fourier.freqs"].equal(saved.state()["unet.emb_fourier.freqs"])
 
 
 def test_training_goes_on_from_weights_with_a_fresh_weighting(
@@ -247,6 +253,66 @@ REFUSED: dict[str, tuple[Make, list[str]]] = {
         ["scd.start: teacher, but", "(weights / family: model_channels 16 / 8): set scd.start to scratch"],
     ),
 }
+
+
+def test_a_weaker_network_guides_the_teacher_of_students(
+    tmp_path: Path, original: Original, write_study: Fixture, homes_of: Fixture
+) -> None:
+    """Autoguidance needs no samples without labels; other weights of the guide make other students."""
+    guides = [drawn(tmp_path / f"guide-{seed}", seed) for seed in (1, 2)]
+    student = {**SHORT, "lr": 0.01, "teacher_ema": 0.1, "guidance": [1, 3]}
+    changes = starting_from(original.folder, scd=student, vsd=student)
+    changes |= {"methods": ["teacher", "scd", "vsd"], "sampling": {"student_guidance": {1: 2, 2: 2}}}
+    changes["teacher"] |= {"guide": str(guides[0].folder)}
+    homes = homes_of(write_study(tmp_path, **changes))
+    for method in ("teacher", "scd", "vsd"):
+        run(homes.of(method), StopRequest())
+        assert load_run(homes.of(method)).spec.guide == (None if method == "teacher" else guides[0].sha256)
+
+    config = load_run(homes.of("scd"))
+    origin = Origin(original.spec.network_config(), load_model(original.folder).state())
+    guide = Origin(guides[0].config, guides[0].state())
+    trained = Trainer(config.spec, LatentReader(config.shards), origin, config.launch, ALONE, guide=guide)
+    batch = batch_of(trained)
+    assert batch.guidance is not None
+    strong, weak = (one.frozen()(batch.x_t / SIGMA_DATA, batch.t, batch.labels) for one in (origin, guide))
+    want = SIGMA_DATA * (weak + batch.guidance[:, None, None, None] * (strong - weak))
+    objective = objective_of("scd", config.spec.recipe, trained.networks["teacher"], trained.networks["guide"])
+    assert isinstance(objective, Distillation)
+    torch.testing.assert_close(objective.dxdt(batch), want)
+
+    changes["teacher"] |= {"guide": str(guides[1].folder)}
+    other = open_study(write_study(tmp_path, **changes))
+    runs = expand(other.config, other.family, config.spec.data)
+    assert {run.spec.method: run.name in homes.runs for run in runs} == {"teacher": True, "scd": False, "vsd": False}
+
+
+@pytest.mark.parametrize(
+    ("keys", "guidance", "said"),
+    [
+        ({"resolution": 16, "attention_resolutions": (8,)}, [1, 2], "its resolution is 16, but that of the size"),
+        ({}, None, "teacher.guide: guides the teacher of students, and none has guidance: set it"),
+    ],
+)
+def test_guides_that_do_not_fit(
+    tmp_path: Path, write_study: Fixture, cli: Fixture, keys: dict[str, Any], guidance: Any, said: str
+) -> None:
+    saved = drawn(tmp_path / "guide", **keys)
+    teacher, strengths = {"guide": str(saved.folder)}, {"student_guidance": {1: 2, 2: 2}}
+    path = write_study(tmp_path, teacher=teacher, scd={"guidance": guidance}, sampling=strengths)
+    result = cli("study", "plan", path)
+    assert result.code == 2
+    assert said in result.err
+
+
+def test_vsd_starts_from_a_teacher_of_its_own_network_alone(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
+    drawn(tmp_path / "weights", **FLAVOURS["edm2"])
+    vsd = {**SHORT, "lr": 0.01, "teacher_ema": 0.1}
+    changes = starting_from(tmp_path / "weights", scd={**SHORT, "start": "scratch"}, vsd=vsd)
+    result = cli("study", "plan", write_study(tmp_path, methods=["teacher", "scd", "vsd"], **changes))
+    assert result.code == 2
+    assert "vsd: starts from the teacher, but size 'xs' of family 'nano' is not the network of" in result.err
+    assert "take scd_vsd, whose sCD may start from scratch" in result.err
 
 
 @pytest.mark.parametrize("case", REFUSED)

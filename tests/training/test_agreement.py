@@ -32,8 +32,8 @@ def spread(case: Case, strategy: str) -> Case:
     return replace(case, strategy=strategy, ranks=STRATEGIES[strategy])
 
 
-# By day every strategy trains once in the way that asks for most (`test_all_that_changes_only_how`), and what reaches
-# into the network trains plainly; at night all of the table.
+# By day every strategy trains once in the way that asks for most (`test_all_that_changes_only_how`, ZeRO-2 two networks
+# beside each other), and what reaches into the network trains plainly; at night all of the table.
 def by_day(rows: Iterable[tuple[str, str]], *day: tuple[str, str]) -> list[ParameterSet]:
     """The rows, those that are not of the day marked."""
     return [pytest.param(*row, marks=() if row in day else pytest.mark.nightly) for row in rows]
@@ -76,7 +76,9 @@ def test_in_half_precision_they_agree_to_rounding(strategy: str, precision: str)
     assert 0 < ours < 2 * rounding(one)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(name, marks=pytest.mark.nightly if name == "zero2" else ()) for name in STRATEGIES]
+)
 def test_all_that_changes_only_how_changes_nothing(strategy: str) -> None:
     """Microbatches, activation checkpointing, and a checkpoint half-way, with all that is random in training."""
     one = Case("scd", guided=True)

@@ -128,7 +128,10 @@ def damaged_in_world(folder: Path, name: str) -> int:
         return found.step
 
 
-@pytest.mark.parametrize("name", ["rank-00000.safetensors", "rank-00001.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("rank-00000.safetensors", marks=pytest.mark.nightly), "rank-00001.safetensors", "checkpoint.json"],
+)
 def test_all_ranks_agree_on_the_one_before_a_damaged_one(tmp_path: Path, name: str) -> None:
     run_ranks(2, write_in_world, tmp_path, 1, 1)
     run_ranks(2, write_in_world, tmp_path, 2, 1)
@@ -299,7 +302,9 @@ def strike(folder: Path, noted: Path, size: int, victims: int, rng: random.Rando
     assert all(rank.exitcode for rank in ranks), "a rank goes on without the others"
 
 
-@pytest.mark.parametrize(("size", "victims", "times"), [(1, 1, 20), (2, 2, 6), (2, 1, 4)])
+@pytest.mark.parametrize(
+    ("size", "victims", "times"), [(1, 1, 20), (2, 2, 6), pytest.param(2, 1, 4, marks=pytest.mark.nightly)]
+)
 def test_kills_in_the_middle_of_writing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int, victims: int, times: int
 ) -> None:

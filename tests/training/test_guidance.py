@@ -52,6 +52,18 @@ def test_strength_one_is_no_guidance() -> None:
     torch.testing.assert_close(one, plain, rtol=1e-12, atol=1e-14)
 
 
+def test_a_weaker_network_guides_in_the_place_of_no_labels() -> None:
+    """sd (F_guide + s (F - F_guide)), each network asked once with the labels themselves (Karras et al. 2024)."""
+    s = torch.tensor([1.0, 1.25, 1.5, 2.0], dtype=torch.float64)
+    b, teacher, guide = batch(s), ByLabel(), ByLabel()
+    weaker = replace(b, labels=b.labels // 2)
+    guide.forward = lambda x, t, labels: teacher.forward(x, t, labels // 2)  # type: ignore[method-assign, assignment]
+    got = teacher_velocity(teacher, b, guide)  # type: ignore[arg-type]
+    strong, weak = (teacher_velocity(ByLabel(), replace(one, guidance=None)) for one in (b, weaker))  # type: ignore[arg-type]
+    torch.testing.assert_close(got, weak + s[:, None, None, None] * (strong - weak), rtol=1e-12, atol=1e-14)
+    assert sorted(map(len, teacher.labels)) == [4, 4]
+
+
 def test_outside_its_noise_levels_a_teacher_is_not_guided() -> None:
     """Above the low end and up to the high one it is, as in sampling; the strength that a student is told stays."""
     sigma = torch.tensor([0.1, 0.2, 1.5, 2.0], dtype=torch.float64)

@@ -39,7 +39,9 @@ class Small(nn.Module):
         end = torch.zeros_like(time) if to is None else to
         w = self.weight(time[:, None]).flatten()
         if isinstance(x, Dual):
-            value, tangent = torch.func.jvp(lambda x, t: self.f(x, t, end), (x.value, t.value), (x.tangent, t.tangent))
+            value, tangent, *_ = torch.func.jvp(
+                lambda x, t: self.f(x, t, end), (x.value, t.value), (x.tangent, t.tangent)
+            )
             return Dual(value, tangent.detach()), w
         f = self.f(x, t, end)
         return (f, w) if with_weight else f

@@ -188,6 +188,7 @@ def test_wandb_catches_up_on_what_a_kill_kept_from_it(tmp_path: Path, offline: L
     assert [step for step, _ in rows(tmp_path)[-1]] == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.nightly
 def test_another_home_of_the_same_run_is_another_run_of_wandb(tmp_path: Path, offline: Launch) -> None:
     ids = set()
     for name in ("a", "b"):

@@ -180,7 +180,7 @@ def mirrored(b: Batch) -> Batch:
 def test_generator_and_fake_score_reach_the_data() -> None:
     """By the turns of the method, from a generator of another law: mean and std within 2 % of the data's."""
     student, fake = Generator(0.2, 0.2), Gaussian(M, S)
-    turns, nets = turns_of("vsd", VsdRecipe.model_validate(RECIPE), None), networks(student, fake)
+    turns, nets = turns_of("vsd", VsdRecipe.model_validate(RECIPE), {}), networks(student, fake)
     optimizers = [torch.optim.Adam(net.parameters(), betas=(0.9, 0.99)) for net in (student, fake)]
     batches = [mirrored(batch(128, seed, (1, 1, 1))) for seed in range(16)]
     for step in range(200):
@@ -222,7 +222,7 @@ def test_a_step_evaluates_what_the_plan_counts(method: Method, kind: type[VsdRec
         nets[name].reset_parameters(torch.Generator().manual_seed(0))
         nets[name].register_forward_pre_hook(partial(note, name))
     b = narrow(batch(2, shape=(4, 8, 8)))
-    for turn in turns_of(method, kind.model_validate(RECIPE), nets["teacher"]):
+    for turn in turns_of(method, kind.model_validate(RECIPE), nets):
         losses = turn.loss(nets, b, 1)
         losses.loss.backward()
         b = replace(b, drawn=losses.drawn) if losses.drawn is not None else b

@@ -201,7 +201,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("stage", CASES)
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.nightly), 2, 3])
 def test_two_ranks_train_like_one_process(stage: int) -> None:
     """Losses and norms of some steps, weights and moments after them; in microbatches and recomputed blocks too."""
     results = run_ranks(2, trained, CASES[stage])
@@ -253,7 +253,7 @@ def spoil(engine: ZeroEngine, world: World, case: Case) -> str | None:
     return bad
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.nightly), 2, 3])
 def test_a_discarded_gradient_leaves_nothing_behind(stage: int) -> None:
     """The losses after it are those without it, to the bit; its first bad tensor is named on every rank."""
     for (bad, got), (_, want) in run_ranks(2, skipping, stage):
@@ -275,7 +275,7 @@ def scaled(stage: int) -> tuple[list[float], list[float]]:
     return found
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.nightly), 3])
 def test_the_loss_scale_cancels(stage: int) -> None:
     """A power of two changes no bit; the norm comes scaled."""
     for want, got in run_ranks(2, scaled, stage):
@@ -296,7 +296,7 @@ def resumed(state: State, first: int, last: int) -> list[list[float]]:
     return results
 
 
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.nightly), 4])
 def test_state_loads_into_another_number_of_ranks(size: int) -> None:
     """Training goes on as in the process that the weights and moments came from."""
     losses, *_ = plain(Case("sct"))

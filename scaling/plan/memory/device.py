@@ -61,19 +61,19 @@ def device_memory(
     checkpointing: bool,
     guided: bool,
     dropout_to: int | None,
+    guides: int = 0,
 ) -> DeviceMemory:
     """The memory of a run on `world` devices with `microbatch` samples a device and pass.
 
-    A student distilled with guidance has the guidance input, its teacher has not. VSD trains a fake-score network of
-    the student's shape beside it, with no average, and takes the gradient of each of its losses before the next: of
-    their activations the most.
-    Activations are counted with dropout, at resolutions up to `dropout_to` (None: all): without any, a teacher's are up
-    to 9 % fewer.
+    A student distilled with guidance has the guidance input, its teacher has not; guides: networks that guide the
+    teacher, counted as large as that. VSD trains a fake score of the shape of the student beside it, without averages,
+    and takes the gradient of each of its losses before the next: of their activations the most. They are counted with
+    dropout, at resolutions up to `dropout_to` (None: all): without any, a teacher's are up to 9 % fewer.
     """
     parts, distilled = PARTS[method], is_distilled(method)
     student = replace(network, guidance=guided) if distilled else network
     trained = [student] * len(parts.trained)
-    teacher = [replace(network, guidance=False, second_time=False)] if distilled else []
+    teacher = [replace(network, guidance=False, second_time=False)] * (1 + guides) if distilled else []
     held = [_held(each, strategy, world) for each in trained]
     # Beside ZeRO-3 the teacher is sharded by FSDP2.
     frozen = [_held(each, "fsdp2" if strategy == "zero3" else strategy, world) for each in teacher]

@@ -49,6 +49,7 @@ class _Demand:
     emas: int
     guided: bool
     dropout_to: int | None
+    guides: int
 
     def memory(self, strategy: Strategy, checkpointing: bool, devices: int, microbatch: int) -> DeviceMemory:
         """With at most so many images a pass: the largest number that divides what a device gets."""
@@ -63,6 +64,7 @@ class _Demand:
             checkpointing=checkpointing,
             guided=self.guided,
             dropout_to=self.dropout_to,
+            guides=self.guides,
         )
 
     def smallest(self, strategy: Strategy, checkpointing: bool, microbatch: int, usable: float) -> int | None:
@@ -87,6 +89,7 @@ def placements(
         emas=spec.ema.count,
         guided=is_guided(spec),
         dropout_to=spec.recipe.dropout_max_resolution,
+        guides=int(spec.guide is not None),
     )
     microbatch = microbatch or demand.batch // devices
     usable = accelerator.usable_bytes
