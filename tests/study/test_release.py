@@ -22,7 +22,7 @@ from PIL import Image
 
 from models import load_release
 from models.encoders import EDM2_SD_VAE
-from models.release import CONFIG, GRID, SUMS, WEIGHTS
+from models.release import ALONE, CONFIG, GRID, SUMS, WEIGHTS
 from models.trigflow import TrigFlowNet
 from scaling.release.card import card
 from scaling.release.words import code
@@ -64,7 +64,7 @@ def test_the_folder_is_listed_and_made_again_byte_for_byte(
     assert json.loads(result.out)["sha256"] == load_model(released["scd"]).sha256
     files = {path.name: path.read_bytes() for path in released["scd"].iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == files
-    assert {CONFIG, WEIGHTS, SUMS} <= files.keys()
+    assert {CONFIG, WEIGHTS, SUMS, ALONE} <= files.keys()
     listed = {line.split("  ")[1] for line in files[SUMS].decode().splitlines()}
     assert listed == files.keys() - {SUMS}
     assert subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=released["scd"], check=False).returncode == 0
