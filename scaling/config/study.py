@@ -247,16 +247,7 @@ class StudyConfig(Section):
                     )
 
     def _check_steps(self, size: str) -> None:
-        """A generator of one step is sampled so, and goes on from a student that leads to the data."""
-        if "scd_vsd" in self.methods:
-            student = self.recipe("scd", size)
-            assert isinstance(student, StudentRecipe), "of its section"
-            for key, told in (("segments", student.segments > 1), ("flow_map", student.flow_map)):
-                if told:
-                    raise ValueError(
-                        f"scd.{key}: {getattr(student, key)}, but scd_vsd goes on from that student, and trains one "
-                        f"that leads to the data in one step: make it a variant, or remove scd_vsd{self._of(size)}"
-                    )
+        """A generator of one step is sampled so."""
         steps = self.sampling_of(size).student_steps
         for method in self.methods:
             if PARTS[method].one_step and 1 not in steps:

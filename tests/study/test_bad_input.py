@@ -148,10 +148,6 @@ MISTAKES = {
         ["scd.guidance=[1, 2]", "scd.guidance_sigma=[2, 2]"],
         ["scd: guidance_sigma: [2.0, 2.0] holds no noise level: write [low, high]"],
     ),
-    "scd_vsd from segments": (
-        ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd.segments=4"],
-        ["scd.segments: 4, but scd_vsd goes on from that student", "make it a variant, or remove scd_vsd"],
-    ),
     "vsd with other guidance": (
         ["methods=[teacher, scd, scd_vsd]", f"scd_vsd={VSD}", "scd_vsd.guidance=[1, 2]"],
         ["scd_vsd.guidance: give it where scd.guidance is given, and only there"],

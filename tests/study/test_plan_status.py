@@ -256,6 +256,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluation.of_sets": "minimum",
     "evaluation.resize": "legacy-tf",
     "evaluation.neighbours": 5,
+    "evaluation.slopes": True,
     "max_nonfinite_steps": 21,
 }
 # Keys that say where things lie, how they are named and how they are run. The data's content is in the identity.
