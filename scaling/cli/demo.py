@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from scaling.cli.output import AsJson, show
 
 
 def demo(
@@ -14,6 +17,7 @@ def demo(
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="of the loopback interface; 0: a free one")] = 0,
     vae: Annotated[Path | None, typer.Option(help="of networks of latents: folder of the VAE that decodes")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Draw samples on a local page: by class, steps, guidance and seed, several networks on the same noise."""
     import torch
@@ -23,5 +27,6 @@ def demo(
 
     gallery = Gallery(weights, torch.device("cuda" if torch.cuda.is_available() else "cpu"), vae)
     with DemoServer(gallery.facts(), gallery.draw, port) as server:
-        print(f"{server.address} (Ctrl-C ends it)", flush=True)
+        show([f"{server.address} (Ctrl-C ends it)"], {"address": server.address, **gallery.facts()}, as_json)
+        sys.stdout.flush()  # whoever reads a pipe has no other sign that it serves
         server.serve_forever()

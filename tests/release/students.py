@@ -46,7 +46,7 @@ def student(
         data=RunData(content_sha256="", held_out_sha256="", encoder=encoder),
         recipe=ConsistencyRecipe(steps=1, lr=0.01, guidance=guidance, start="scratch"),
         ema=Ema(),
-        sampling=Sampling(intermediate_t=1.1),
+        sampling=Sampling(intermediate_t=1.1, student_guidance={1: 1.0, 2: 1.0} if guidance else {}),
         evaluation=Evaluation(),
         max_nonfinite_steps=1,
         weights=None,

@@ -75,11 +75,13 @@ def test_its_samples_are_ours(tmp_path: Path) -> None:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     torch.manual_seed(0)
-    kinds: dict[str, Any] = {
+    form: dict[str, Any] = {
+        "block_out_channels": (4, 8),
+        "norm_num_groups": 2,
         "down_block_types": ("DownEncoderBlock2D",) * 2,
         "up_block_types": ("UpDecoderBlock2D",) * 2,
     }
-    AutoencoderKL(block_out_channels=(4, 8), norm_num_groups=2, **kinds).save_pretrained(tmp_path / "given-vae")
+    AutoencoderKL(**form).save_pretrained(tmp_path / "given-vae")
     students: dict[str, Any] = {}
     for flavour, guidance, encoder, vae in (
         ("trigflow", None, "sd-vae-ft-mse-v1", tmp_path / "given-vae"),

@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from PIL import Image
 
 from models import load_release
 from models.encoders import EDM2_SD_VAE
-from models.release import CONFIG, GRID, SUMS, WEIGHTS
+from models.release import ALONE, CONFIG, GRID, SUMS, WEIGHTS
 from models.trigflow import TrigFlowNet
 from scaling.release.card import card
 from scaling.release.words import code
@@ -63,7 +64,7 @@ def test_the_folder_is_listed_and_made_again_byte_for_byte(
     assert json.loads(result.out)["sha256"] == load_model(released["scd"]).sha256
     files = {path.name: path.read_bytes() for path in released["scd"].iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == files
-    assert {CONFIG, WEIGHTS, SUMS} <= files.keys()
+    assert {CONFIG, WEIGHTS, SUMS, ALONE} <= files.keys()
     listed = {line.split("  ")[1] for line in files[SUMS].decode().splitlines()}
     assert listed == files.keys() - {SUMS}
     assert subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=released["scd"], check=False).returncode == 0
@@ -264,21 +265,19 @@ def test_a_disk_that_is_full_at_any_file_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_a_full_disk_leaves_nothing(finished: Fixture, tmp_path: Path) -> None:
-    """The write of the weights, of the card or of the list fails, as on a full disk, where files may not be so long."""
-    for limit in (1, 30_000, 190_000):
-        script = (
-            "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
-            "from scaling.cli.main import app, run_cli;"
-            "sys.exit(run_cli(lambda: app(sys.argv[1:])))"
-        )
-        command = [sys.executable, "-c", script, "release", str(finished.of("scd")), "--to", str(tmp_path / "to")]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert found.returncode == 2, found.stderr
-        assert str(tmp_path / "to") in found.stderr
-        assert list(tmp_path.iterdir()) == []
+def test_weights_that_find_no_room_leave_nothing(finished: Fixture, tmp_path: Path, cli: Fixture) -> None:
+    """Where files may not be so long, as on a full disk; it is safetensors that fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        result = cli("release", finished.of("scd"), "--to", tmp_path / "to")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert (result.code, result.out) == (2, "")
+    assert f"{tmp_path / 'to' / WEIGHTS}: the weights cannot be written: " in result.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_release_is_judged_alone(finished: Fixture, released: dict[str, Path], cli: Fixture) -> None:
