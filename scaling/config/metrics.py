@@ -72,6 +72,11 @@ def get_metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def floor_words(name: str) -> str:
+    """What the floor of a metric is, before its number."""
+    return "the truth is solved to" if name == TRUTH else "real against real images score"
+
+
 def metric_label(name: str) -> str:
     """The name of a metric in print: "fd-fashion" is FD-fashion, never FID."""
     return METRICS[name].label if name in METRICS else name

@@ -14,6 +14,7 @@ from scaling.analysis.ratios import RatioCurve
 from scaling.analysis.summary import Analysis
 from scaling.analysis.table import TEACHER, curve_label
 from scaling.analysis.uncertainty import Interval
+from scaling.config.metrics import floor_words
 from scaling.report.record import FloatArray, RunRecord
 from scaling.report.style import (
     HAIR,
@@ -47,7 +48,7 @@ def distance_figure(analysis: Analysis, metric: str, n: int, floor: float) -> Pa
         labels = [_distance_curve(axes, analysis, *key) for key in keys]
         macs_axis(axes, {one.size: one.macs for one in analysis.distances})
         value_limits(axes, [one.fd for one in analysis.distances])
-        note = f"real against real: {floor:.3g} at N = {n:,}"
+        note = f"{floor_words(analysis.metric)} {floor:.3g} at N = {n:,}"
         if axes.get_ylim()[0] < floor:
             axes.axhline(floor, color=QUIET, linewidth=1.2, linestyle=":")
             place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}

@@ -10,7 +10,7 @@ from scaling.analysis.summary import Analysis, Distance, show
 from scaling.analysis.table import TEACHER, curve_label, method_label
 from scaling.analysis.uncertainty import JUDGING
 from scaling.analysis.words import HOLD, constancy_words, counted, listed, relation
-from scaling.config.metrics import metric_label
+from scaling.config.metrics import floor_words, metric_label
 from scaling.config.sections import foreign_ruler
 from scaling.report.record import Record
 from scaling.report.style import quantity
@@ -99,7 +99,7 @@ def _teacher(record: Record, analysis: Analysis) -> str:
     text = f"The largest teacher ({best.size}) reaches {metric_label(first.metric)} {show(best.fd)} at N = {first.n:,}"
     untrained = untrained_distance(record, best)
     text += f", against {untrained:.4g} of the untrained network" if untrained else ""
-    return f"{text}; the floor, real against real images at that N, is {first.floor:.3g}."
+    return f"{text}; {floor_words(first.metric)} {first.floor:.3g} at that N."
 
 
 def _students(analysis: Analysis, method: str) -> str:

@@ -6,6 +6,7 @@ from scaling.analysis.summary import Analysis, show
 from scaling.analysis.table import TEACHER, curve_label
 from scaling.analysis.uncertainty import RESIDUALS, SAMPLES, SEEDS, STATED, UNKNOWN
 from scaling.analysis.words import counted, listed
+from scaling.config.metrics import floor_words
 from scaling.report.record import Record
 
 ESCAPED = {
@@ -80,7 +81,7 @@ def methods_paragraph(record: Record, analysis: Analysis, metric: str) -> str:
     floors = any(law.floor for law in analysis.laws)
     sentences = [
         f"We trained {counted(sizes, 'size')} with {counted(seeds, 'seed')} each and evaluated {methods}.",
-        f"Quality is {metric} at N = {first.n:,} samples; real against real images score {first.floor:.3g} at that N.",
+        f"Quality is {metric} at N = {first.n:,} samples; {floor_words(first.metric)} {first.floor:.3g} at that N.",
         "Power laws are least-squares fits to the logarithms of the scores, averaged over seeds, against the "
         "multiply-adds of one forward pass.",
         f"Intervals are 95 % intervals: {sources}.",

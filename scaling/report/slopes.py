@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from data_pipeline.arrays import load_arrays
@@ -13,7 +14,7 @@ from scaling.analysis.table import TEACHER
 from scaling.report.figures import Painted
 from scaling.report.pictures import Picture, vector_picture
 from scaling.report.record import FloatArray, Record
-from scaling.report.style import colour
+from scaling.report.style import colour, log_values
 from scaling.run.home import StudyFolder
 
 TERMS = {"space": "|| grad_x f · dx/dt ||", "time": "|| d_t f ||"}
@@ -61,7 +62,8 @@ def _paint(figure: Figure, slopes: Sequence[Slopes]) -> None:
     for axes, term in zip(figure.subplots(1, len(TERMS)), TERMS, strict=True):
         for one in slopes:
             axes.plot(one.times, one.norms[term], color=colour(one.size, sizes), linewidth=1.3, label=one.size)
-        axes.set_yscale("log")
+        norms = np.concatenate([one.norms[term] for one in slopes])
+        log_values(axes, float(norms.min()), float(norms.max()))
         axes.set_xlabel("t, radians")
         axes.set_title(TERMS[term])
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

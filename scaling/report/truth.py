@@ -17,7 +17,7 @@ from scaling.analysis.table import TEACHER, method_label
 from scaling.report.figures import Painted
 from scaling.report.pictures import Picture, vector_picture
 from scaling.report.record import FloatArray, Record
-from scaling.report.style import colour, macs_axis
+from scaling.report.style import colour, log_values, macs_axis
 from scaling.run.home import StudyFolder
 
 PARTS = {"velocity": "velocity", "to_truth": "to the truth", "to_teacher": "to the own teacher"}
@@ -89,7 +89,7 @@ def _by_time(figure: Figure, truths: Sequence[TruthRecord]) -> None:
         for one in truths:
             axes.plot(one.times, one.errors[part], marker="o", markersize=3, **_look(one.method, truths))
         axes.set_xlabel("t, radians")
-        _finish(axes, part)
+        _finish(axes, part, np.concatenate([one.errors[part] for one in truths]))
     _key(figure, truths)
 
 
@@ -102,7 +102,7 @@ def _by_size(figure: Figure, truths: Sequence[TruthRecord]) -> None:
             axes.plot([one.macs for one in own], totals, marker="o", markersize=3, **_look(method, truths))
         macs_axis(axes, sizes)
         axes.set_xlabel("Size and MACs")
-        _finish(axes, part)
+        _finish(axes, part, np.array([one.total(part) for one in truths]))
     _key(figure, truths)
 
 
@@ -110,8 +110,10 @@ def _look(method: str, truths: Sequence[TruthRecord]) -> dict[str, Any]:
     return {"color": colour(method, [one.method for one in truths]), "linewidth": 1.2}
 
 
-def _finish(axes: Axes, part: str) -> None:
-    axes.set_yscale("log")
+def _finish(axes: Axes, part: str, values: FloatArray) -> None:
+    known = values[np.isfinite(values) & (values > 0)]
+    if len(known):
+        log_values(axes, float(known.min()), float(known.max()))
     axes.set_title(f"Error, {PARTS[part]}")
 
 
