@@ -67,9 +67,8 @@ def error(precision: str, derivative: Derivative) -> float:
 def main() -> None:
     """Print the table."""
     print("# Errors of dF/dt: forward mode and differences\n")
-    print(
-        f"`python benchmarks/derivative.py`, {date.today()}, torch {torch.__version__}, {platform.machine()}, seed 0.\n"
-    )
+    machine = f"torch {torch.__version__}, {platform.machine()}"
+    print(f"`python benchmarks/derivative.py`, {date.today()}, {machine}, seeds 0 to {BATCHES - 1}.\n")
     print("Relative error of cos t sin t sigma_d dF/dt against forward mode in float64, nano s with gains 0.7.\n")
     print("| derivative | step, radians |", " | ".join(PRECISIONS), "|\n|---|---|" + "---|" * len(PRECISIONS))
     for kind in ("rearranged", "plain"):

@@ -22,7 +22,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -48,10 +50,12 @@ Loader = Callable[[Path, TrigFlowNet], Any]
 
 
 def of_release(folder: Path, net: TrigFlowNet) -> None:
+    """Read each tensor into the memory of the network."""
     read_release(folder / "release").load_into(net)
 
 
 def of_safetensors(folder: Path, net: TrigFlowNet) -> None:
+    """Map the files and copy."""
     from safetensors.torch import load_file
 
     for path in sorted((folder / "release").glob("*.safetensors")):
@@ -59,14 +63,17 @@ def of_safetensors(folder: Path, net: TrigFlowNet) -> None:
 
 
 def of_torch(folder: Path, net: TrigFlowNet) -> None:
+    """Read another copy, then copy that."""
     net.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
 
 
 def of_torch_assigned(folder: Path, net: TrigFlowNet) -> None:
+    """Read what becomes the network's memory."""
     net.load_state_dict(torch.load(folder / "state.pt", weights_only=True), assign=True)
 
 
 def checked(folder: Path, net: TrigFlowNet) -> None:
+    """What a stranger calls."""
     load_release(folder / "release")
 
 
@@ -172,20 +179,15 @@ def ranks(folder: Path, size: str, strategy: str, count: int) -> list[dict[str, 
     port = free_port()
     command = [sys.executable, __file__, str(folder), "--size", size, "--run", strategy]
     started = [
-        subprocess.Popen(command, env={**environment(), **rank_variables(n, count, port)}, stdout=subprocess.PIPE,
+        subprocess.Popen(command, env={**os.environ, **rank_variables(n, count, port)}, stdout=subprocess.PIPE,
                          text=True) for n in range(count)
     ]  # fmt: skip
     outputs = [process.communicate()[0] for process in started]
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
-def environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
-
-
 def time_table(folder: Path, size: str, rounds: int) -> list[str]:
+    """Lines of a table: each way to load, its seconds, and how much longer than the fastest that is not ours."""
     spent: dict[str, list[dict[str, float]]] = {name: [] for name in LOADERS}
     for _ in range(rounds):
         for name in LOADERS:
@@ -200,6 +202,7 @@ def time_table(folder: Path, size: str, rounds: int) -> list[str]:
 
 
 def memory_table(folder: Path, size: str, count: int) -> list[str]:
+    """Lines of a table: of each strategy the rank whose memory grew most beside its share."""
     lines = ["| strategy | ranks | share GB | grew by GB | (grew - largest tensor) / share |", "| --- " * 5 + "|"]
     for strategy in ("fsdp2", "zero3"):
         found = ranks(folder, size, strategy, count)
@@ -231,8 +234,7 @@ def main() -> None:
 
 
 def report(folder: Path, size: str, count: int, rounds: int) -> None:
-    import shutil
-
+    """Measure all, print it, and write it down."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         child(str(folder), "--size", size, "--run", "write")

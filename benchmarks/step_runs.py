@@ -28,7 +28,9 @@ from scaling.config.sections import (
     Method,
     Precision,
     Sampling,
+    ScdVsdRecipe,
     TeacherRecipe,
+    VsdRecipe,
 )
 from scaling.run.spec import RunData, RunSpec
 from scaling.training.loss_scale import LossScale
@@ -41,7 +43,10 @@ CASES: dict[str, tuple[Method, bool]] = {  # method, and whether its teacher is 
     "sCT": ("sct", False),
     "sCD": ("scd", False),
     "sCD guided": ("scd", True),
+    "VSD": ("vsd", False),
+    "sCD+VSD": ("scd_vsd", False),
 }
+STUDENTS = {"scd": ConsistencyRecipe, "sct": ConsistencyRecipe, "vsd": VsdRecipe, "scd_vsd": ScdVsdRecipe}
 MATRIX = {"cpu": 1024, "cuda": 8192}  # rows of the matrices whose product is the measure
 ENCODERS = {8: "fashion-s2d-v1", 64: "sd-vae-ft-mse-v1"}  # by resolution of the latents
 
@@ -86,7 +91,7 @@ def make_spec(network: NetworkConfig, setting: Setting, case: str, ranks: int) -
     if method == "teacher":
         recipe = TeacherRecipe(**common, label_dropout=0.1)
     else:
-        recipe = ConsistencyRecipe(**common, guidance=(1.0, 3.0) if guided else None)
+        recipe = STUDENTS[method](**common, guidance=(1.0, 3.0) if guided else None)
     return RunSpec(
         method=method,
         size=setting.size,

@@ -425,6 +425,9 @@ class Evaluation(Section):
         default="clean", description="how images reach the size that Inception sees"
     )
     neighbours: Positive = Field(default=3, description="k of precision, recall, density and coverage")
+    slopes: bool = Field(
+        default=False, description="measure how fast teachers' f(x, t) changes along x and along t, by time (stability)"
+    )
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -454,7 +457,7 @@ class Evaluation(Section):
 
 
 LATER: dict[str, Any] = {"of_sets": "mean", "ruler": None, "inception": None, "dinov2": None, "resize": "clean"}
-LATER |= {"neighbours": 3}
+LATER |= {"neighbours": 3, "slopes": False}
 
 
 class Launch(Section):

@@ -23,6 +23,7 @@ from scaling.report.metrics import metric_columns, metric_table, ratio_table
 from scaling.report.paper import BIBTEX, latex_table, methods_paragraph
 from scaling.report.pictures import Picture, draw_pictures
 from scaling.report.record import Record, ReportError, RunRecord, read_study
+from scaling.report.slopes import read_slopes, slope_pictures
 from scaling.report.style import quantity
 from scaling.report.truth import TruthRecord, read_truths, truth_pictures, truth_table
 from scaling.run.locks import locked
@@ -50,6 +51,7 @@ def build_report(study_folder: Path) -> Path:
         raise ReportError(f"{study_folder}: {error}") from error
     truths = read_truths(study_folder, record)
     pictures = draw_pictures(record, analysis) | {"truth": truth_pictures(record, truths)}
+    pictures["slopes"] = slope_pictures(read_slopes(study_folder, record))
     files = {picture.file: picture.png for section in pictures.values() for picture in section}
     for section in pictures.values():
         for picture in section:

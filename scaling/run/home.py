@@ -2,7 +2,8 @@
 
     STUDY/  study.json  environment.json  real.npz  reference-*.npz  report/
         METHOD-SIZE-HASH/  config.yaml  log.txt  metrics.jsonl  checkpoints/  snapshots/  grids/  samples/steps-N.npz
-                           timings.json  truth.npz  scores.json, which is written last: a run that has it is done
+                           timings.json  truth.npz  slopes.npz
+                           scores.json, which is written last: a run that has it is done
 
 A file is what its schema says or it is damaged. Whoever only reads says so; whoever runs the study sets it aside under
 NAME.damaged, with a warning, and makes it again.
@@ -92,6 +93,11 @@ class RunHome:
     def truth(self) -> Path:
         """Of the metric `truth`: errors by time (`scaling.work.truth`)."""
         return self.path / "truth.npz"
+
+    @property
+    def slopes(self) -> Path:
+        """Of evaluation.slopes: how fast f changes, by time (`scaling.work.slopes`)."""
+        return self.path / "slopes.npz"
 
     @property
     def scores(self) -> Path:

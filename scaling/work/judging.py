@@ -30,6 +30,7 @@ from scaling.training.checkpoints import checkpoint
 from scaling.training.sharding.world import World
 from scaling.weights.trained import load_network
 from scaling.work.drawn import Drawn
+from scaling.work.slopes import write_slopes
 from scaling.work.truth import truth_scores
 
 Stop = Callable[[], bool]
@@ -90,6 +91,8 @@ def evaluate(config: RunFile, home: RunHome, world: World, stop: Stop) -> None:
             found |= _in_space(config, home, name, world, stop)
     if not world.leads:
         return
+    if spec.evaluation.slopes and spec.method == "teacher":
+        write_slopes(config, home, world.device)
     network = spec.network_config()
     result = RunScores(
         study=config.study,

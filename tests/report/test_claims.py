@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,5 +72,5 @@ def test_noise_and_single_trainings_decide_nothing() -> None:
 
 @pytest.mark.parametrize("config", [None, "no yaml: [", "- a list", "spec: 3", "spec: {method: scd}"])
 def test_a_run_without_a_readable_recipe_makes_no_claim(config: str | None) -> None:
-    runs = [RunRecord(one.name, *list(vars(one).values())[1:7], config, {}) for one in record(2).runs]
+    runs = [replace(one, config=config) for one in record(2).runs]
     assert claims(Record("s", None, tuple(runs), ("xs",), None, ())) == []

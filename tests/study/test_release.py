@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,21 +265,19 @@ def test_a_disk_that_is_full_at_any_file_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_a_full_disk_leaves_nothing(finished: Fixture, tmp_path: Path) -> None:
-    """The write of the weights, of the card or of the list fails, as on a full disk, where files may not be so long."""
-    for limit in (1, 30_000, 190_000):
-        script = (
-            "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
-            "from scaling.cli.main import app, run_cli;"
-            "sys.exit(run_cli(lambda: app(sys.argv[1:])))"
-        )
-        command = [sys.executable, "-c", script, "release", str(finished.of("scd")), "--to", str(tmp_path / "to")]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert found.returncode == 2, found.stderr
-        assert str(tmp_path / "to") in found.stderr
-        assert list(tmp_path.iterdir()) == []
+def test_weights_that_find_no_room_leave_nothing(finished: Fixture, tmp_path: Path, cli: Fixture) -> None:
+    """Where files may not be so long, as on a full disk; it is safetensors that fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        result = cli("release", finished.of("scd"), "--to", tmp_path / "to")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert (result.code, result.out) == (2, "")
+    assert f"{tmp_path / 'to' / WEIGHTS}: the weights cannot be written: " in result.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_release_is_judged_alone(finished: Fixture, released: dict[str, Path], cli: Fixture) -> None:

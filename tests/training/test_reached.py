@@ -39,11 +39,10 @@ class Small(nn.Module):
         end = torch.zeros_like(time) if to is None else to
         w = self.weight(time[:, None]).flatten()
         if isinstance(x, Dual):
-            value, tangent, *_ = torch.func.jvp(
-                lambda x, t: self.f(x, t, end), (x.value, t.value), (x.tangent, t.tangent)
-            )
-            return Dual(value, tangent.detach()), w
-        f = self.f(x, t, end)
+            assert isinstance(t, Dual)
+            pair = torch.func.jvp(lambda x, t: self.f(x, t, end), (x.value, t.value), (x.tangent, t.tangent))
+            return Dual(pair[0], pair[1].detach()), w
+        f = self.f(x, time, end)
         return (f, w) if with_weight else f
 
 
