@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +49,11 @@ class DemoServer(ThreadingHTTPServer):
     def address(self) -> str:
         """Where the page is."""
         return f"http://{self.hosts[0]}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing where whoever asked has gone; what else goes wrong is shown."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def page(facts: Mapping[str, Any], nonce: str) -> str:
