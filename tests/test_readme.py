@@ -46,6 +46,10 @@ WANTS = {
     "--search": "the same, of a student",
     "--seeds 0-49999": "50,000 samples",
     "compare A B": "two studies; tests/report",
+    **dict.fromkeys(
+        (f"study run {name}" for name in ("objectives-small", "multistep-small", "truth")),
+        "minutes of training; tests/study/test_variants.py expands every shipped study",
+    ),
     "release push": "a hub; tests/release",
     "export STUDENT": "a minute of torch's tracing, and diffusers; tests/release",
     "demo ": "a browser; tests/demo",
