@@ -105,7 +105,9 @@ def test_a_guided_student_from_data_to_scores(guided_homes: Fixture, tmp_path: P
 def test_students_are_sampled_with_the_strength_of_their_steps(guided_homes: Fixture) -> None:
     spec, seen = load_run(guided_homes.of("scd")).spec, []
 
-    def network(x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, *, guidance: Any = None) -> torch.Tensor:
+    def network(
+        x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, *, guidance: Any = None, to: Any = None
+    ) -> torch.Tensor:
         seen.append(guidance.tolist())
         return torch.zeros_like(x)
 
@@ -118,7 +120,9 @@ def test_students_are_sampled_with_the_strength_of_their_steps(guided_homes: Fix
 def test_teachers_are_sampled_with_and_without_labels(guided_homes: Fixture) -> None:
     spec, seen = load_run(guided_homes.of("teacher")).spec, []
 
-    def network(x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, *, guidance: Any = None) -> torch.Tensor:
+    def network(
+        x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, *, guidance: Any = None, to: Any = None
+    ) -> torch.Tensor:
         seen.append((guidance, labels.tolist()))
         return torch.zeros_like(x)
 

@@ -159,8 +159,8 @@ def poison(trainer: Trainer, steps: set[int]) -> Trainer:
     """Let the losses of these steps be NaN."""
     loss = trainer.loss
 
-    def poisoned(batch: Any, *turn: Any) -> Any:
-        found = loss(batch, *turn)
+    def poisoned(batch: Any, turn: Any = None) -> Any:
+        found = loss(batch, turn)
         return replace(found, loss=found.loss * float("nan")) if trainer.step in steps else found
 
     trainer.loss = poisoned

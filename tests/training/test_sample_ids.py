@@ -47,11 +47,11 @@ def logging_rank(variables: dict[str, str], home: str) -> None:
 
     loss = Trainer.loss
 
-    def noting(self: Trainer, batch: Batch, *turn: Any) -> Losses:
+    def noting(self: Trainer, batch: Batch, turn: Any = None) -> Losses:
         line = {"life": variables["LIFE"], "step": self.step, "rank": self.world.rank, "ids": hashes(batch.x0)}
         with (Path(home) / f"ids-{os.getpid()}.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
-        return loss(self, batch, *turn)
+        return loss(self, batch, turn)
 
     Trainer.loss = noting
     run_rank(variables, home)

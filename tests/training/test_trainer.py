@@ -30,8 +30,8 @@ def spoil(trainer: Trainer, steps: set[int]) -> None:
     """The loss of this rank is not a number at these steps, counted from 0."""
     right = trainer.loss
 
-    def loss(batch: Any, *turn: Any) -> Any:
-        found = right(batch, *turn)
+    def loss(batch: Any, turn: Any = None) -> Any:
+        found = right(batch, turn)
         return replace(found, loss=found.loss * math.nan) if trainer.step in steps else found
 
     trainer.loss = loss
