@@ -73,6 +73,7 @@ def draw_samples(config: RunFile, home: RunHome, world: World, stop: Stop) -> No
         world.barrier()
         if world.leads:
             target.finish()
+        world.barrier()  # all of them read the whole next
 
 
 def _there(home: RunHome, steps: int, number: int) -> bool:
