@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +15,9 @@ from scaling.evaluation.extract import extract
 from scaling.evaluation.frechet import Reference
 from scaling.evaluation.spaces.small import fashion_space
 from scaling.evaluation.spaces.space import ArrayImages
+from scaling.run.home import RunHome
 from scaling.training.sharding.world import joined
+from scaling.work import judging
 from tests.ranks import run_ranks
 
 
@@ -40,3 +46,21 @@ def test_two_ranks_extract_what_one_does(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_one_ranks_failure_fails_all() -> None:
     with pytest.raises(AssertionError, match="rank 1: "):
         run_ranks(2, extracted, 1)
+
+
+def test_no_rank_judges_a_set_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 puts the parts together, and the others wait for that too."""
+    events: list[str] = []
+    target = SimpleNamespace(missing=lambda: np.arange(2), save=lambda: events.append("part"))
+    target.add, target.finish = lambda *_: None, lambda: events.append("whole")
+    request = SimpleNamespace(seeds=np.arange(2), labels=np.arange(2))
+    stand_ins = {"sampler_steps": {1: 1}, "load_network": None, "draw_of": None, "request_of": request, "File": target}
+    for name, value in {**stand_ins, "draw_images": []}.items():
+        monkeypatch.setattr(judging, name, lambda *_, value=value, **__: value)
+    monkeypatch.setattr(judging.checkpoint, "load", lambda _: None)
+    spec = SimpleNamespace(recipe=SimpleNamespace(steps=1), evaluation=SimpleNamespace(metrics=(), repeats=1))
+    world = SimpleNamespace(leads=True, size=2, rank=0, device=None, told=lambda _: [(1, 0)])
+    world.barrier = lambda: events.append("all")
+    config: Any = SimpleNamespace(spec=spec, vae=None)
+    judging.draw_samples(config, RunHome(tmp_path), world, lambda: False)  # pyright: ignore[reportArgumentType]
+    assert events == ["all", "part", "all", "whole", "all"]
