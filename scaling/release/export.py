@@ -9,10 +9,13 @@ import torch
 
 from data_pipeline.files import refuse_occupied
 from models.release import CONFIG
+from scaling.config.methods import PARTS
 from scaling.config.sections import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.release.diffusers_folder import write_diffusers
 from scaling.release.exported import ENDINGS, ExportError, Graph, write_graph
+from scaling.run.spec import RunSpec
+from scaling.sampling.draw import draw_of
 from scaling.weights.folder import load_model
 from scaling.work.sampling import hold
 
@@ -36,8 +39,26 @@ def export(path: Path, to: Path, *, steps: int | None = None, vae: Path | None =
     held = hold(path, torch.device("cpu"))
     if not isinstance(held.spec.recipe, StudentRecipe):
         raise ExportError(f"{path}: {held.spec.name()} is a teacher: what is exported samples in 1 or 2 steps")
+    _check_sampler(path, held.spec, steps if graph else None)
+    if not graph and PARTS[held.spec.method].one_step:
+        raise ExportError(
+            f"{path}: {held.spec.name()} is a generator of one step, and a pipeline of diffusers takes two as well: "
+            "export it to a file"
+        )
     if graph:
         encoder, middle = held.spec.data.latent_encoder(), held.spec.sampling.intermediate_t
         return write_graph(Graph(held.network, encoder, steps or 1, middle), to)
     licence = load_model(path).description.licence if (path / CONFIG).is_file() else None
     return write_diffusers(held.network, held.spec, to, vae=vae, licence=licence)
+
+
+def _check_sampler(path: Path, spec: RunSpec, steps: int | None) -> None:
+    """Graphs and pipelines hold the steps of a consistency model alone."""
+    sampler = draw_of(spec).sampler
+    if sampler != "student":
+        raise ExportError(
+            f"{path}: {spec.name()} is not sampled as a consistency model, but by its {sampler}: release it, and the "
+            "file sample.py of the release samples it"
+        )
+    if steps == 2 and PARTS[spec.method].one_step:
+        raise ExportError(f"{path}: {spec.name()} is a generator of one step: choose 1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from models.network import FLAVOURS, NetworkConfig
@@ -18,6 +20,7 @@ def student(
     classes: int = 10,
     guidance: tuple[float, float] | None = None,
     encoder: str = "fashion-s2d-v1",
+    **recipe: Any,
 ) -> tuple[TrigFlowNet, RunSpec]:
     """A network of random weights whose gains are one, so that every part of it counts."""
     shape = NetworkConfig(
@@ -30,6 +33,7 @@ def student(
         attention_resolutions=(resolution >> levels - 1,),
         head_channels=8,
         guidance=guidance is not None,
+        second_time=recipe.get("flow_map", False),
         **FLAVOURS[flavour],
     )
     net = TrigFlowNet(shape)
@@ -44,7 +48,7 @@ def student(
         precision="fp32",
         network=shape.describe(),
         data=RunData(content_sha256="", held_out_sha256="", encoder=encoder),
-        recipe=ConsistencyRecipe(steps=1, lr=0.01, guidance=guidance, start="scratch"),
+        recipe=ConsistencyRecipe(steps=1, lr=0.01, guidance=guidance, start="scratch", **recipe),
         ema=Ema(),
         sampling=Sampling(intermediate_t=1.1, student_guidance={1: 1.0, 2: 1.0} if guidance else {}),
         evaluation=Evaluation(),

@@ -15,6 +15,8 @@ from models.encoders import get_encoder
 from models.vae import open_decoder
 from scaling.config.sections import TeacherRecipe
 from scaling.release.carried import sample
+from scaling.sampling.draw import draw_of
+from scaling.sampling.generate import draw_latents, noise_of
 from scaling.sampling.samplers import sample_teacher
 from scaling.weights.folder import describe_network, save_model
 from tests.release.strangers import run_without
@@ -57,6 +59,28 @@ def test_a_student_is_sampled_as_here(flavour: str, tmp_path: Path) -> None:
     images = sample.decode(config["encoder"], own)
     decoder = open_decoder(get_encoder("fashion-s2d-v1"), None, torch.device("cpu"))
     assert np.abs(images.numpy().astype(int) - decoder.samples(own).numpy()).max() <= 1
+
+
+@pytest.mark.parametrize(("recipe", "steps"), [({"segments": 3}, 3), ({"flow_map": True}, 1), ({"flow_map": True}, 2)])
+def test_students_that_lead_elsewhere_are_sampled_as_here(recipe: dict[str, Any], steps: int, tmp_path: Path) -> None:
+    """Through the ends of their segments, or told where to lead: without new noise."""
+    net, spec = student(levels=1, **recipe)
+    config, weights = sample.load(at_rest(tmp_path / "student", net, spec))
+    seeds, labels = np.arange(3), np.array([0, 3, 7])
+    draw = draw_of(spec, steps)
+    noise = noise_of(draw.seed, seeds, (4, 8, 8), torch.device("cpu"), "sample")
+    own = draw_latents(net.config, net, draw, seeds, labels, torch.device("cpu"))
+    made = sample.sample(config, weights, noise, torch.full_like(noise, torch.nan), torch.from_numpy(labels), steps)
+    assert own.std() > 0.2
+    assert (made - own).abs().max() < 1e-5
+
+
+def test_segments_are_the_steps(tmp_path: Path) -> None:
+    net, spec = student(levels=1, segments=3)
+    config, weights = sample.load(at_rest(tmp_path / "student", net, spec))
+    noise, renoise, labels = noises(net)
+    with pytest.raises(ValueError, match="trained in 3 segments, which are its steps: not 2"):
+        sample.sample(config, weights, noise, renoise, labels, 2)
 
 
 def test_a_teacher_is_sampled_by_heun(tmp_path: Path) -> None:

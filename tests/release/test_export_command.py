@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from scaling.cli.main import app, run_cli
-from scaling.config.sections import TeacherRecipe
+from scaling.config.sections import TeacherRecipe, VsdRecipe
 from scaling.weights.folder import describe_network, save_model
 from tests.release.students import student
 
@@ -67,6 +67,32 @@ def test_teachers_stay(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     for to in ("made", "made.onnx"):
         assert command("export", weights, "--to", tmp_path / to) == 2
         assert "is a teacher" in capfd.readouterr().err
+        assert not (tmp_path / to).exists()
+
+
+@pytest.mark.parametrize("recipe", [{"segments": 3}, {"flow_map": True}], ids=str)
+def test_students_that_lead_elsewhere_stay(
+    recipe: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is exported samples by two steps of a consistency model, which these are not."""
+    net, spec = student(levels=1, **recipe)
+    description = describe_network(net.config, spec.data.latent_encoder(), run=spec)
+    weights = save_model(tmp_path / "student", description, net.state_dict()).folder
+    for to in ("made", "made.pt2"):
+        assert command("export", weights, "--to", tmp_path / to) == 2
+        assert "is not sampled as a consistency model" in capfd.readouterr().err
+        assert not (tmp_path / to).exists()
+
+
+def test_a_generator_of_one_step_is_exported_with_that_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = VsdRecipe(steps=1, lr=0.01)
+    weights = at_rest(tmp_path / "generator", method="vsd", recipe=recipe)
+    for to, options, said in (
+        ("made.pt2", ("--steps", "2"), "is a generator of one step: choose 1"),
+        ("made", (), "is a generator of one step, and a pipeline of diffusers takes two as well"),
+    ):
+        assert command("export", weights, "--to", tmp_path / to, *options) == 2
+        assert said in capfd.readouterr().err
         assert not (tmp_path / to).exists()
 
 

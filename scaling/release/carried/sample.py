@@ -85,14 +85,27 @@ def block(weights: Weights, net: Config, name: str, x: Tensor, emb: Tensor) -> T
 
 
 def network(
-    weights: Weights, net: Config, x: Tensor, t: Tensor, labels: Tensor, guidance: Tensor | None = None
+    weights: Weights,
+    net: Config,
+    x: Tensor,
+    t: Tensor,
+    labels: Tensor,
+    guidance: Tensor | None = None,
+    to: Tensor | None = None,
 ) -> Tensor:
-    """F [B, C, H, W] at x / sigma_data, t [B], labels int64 [B] (-1: none), guidance [B] of a guided student."""
+    """F [B, C, H, W] at x / sigma_data, t [B], labels int64 [B] (-1: none).
+
+    guidance [B] of a guided student; to [B]: the time that a flow map is told to lead to.
+    """
     c = t if net["time_input"] == "t" else torch.log(0.5 * torch.tan(t)) / 4
     emb = layer(weights, "unet.emb_noise", cosine(weights, "unet.emb_fourier", c))
     if guidance is not None:
         strength = cosine(weights, "unet.emb_guidance_fourier", guidance)
         emb = emb + layer(weights, "unet.emb_guidance", strength, weights["unet.emb_guidance_gain"])
+    if to is not None:
+        emb = emb + layer(
+            weights, "unet.emb_to", cosine(weights, "unet.emb_to_fourier", to), weights["unet.emb_to_gain"]
+        )
     if net["num_classes"]:
         one_hot = (labels[:, None] == torch.arange(net["num_classes"], device=labels.device)).to(x.dtype)
         emb = mix(emb, layer(weights, "unet.emb_label", one_hot * math.sqrt(net["num_classes"])), 0.5)
@@ -124,7 +137,13 @@ def sample(
     steps: int,
     guidance: Tensor | None = None,
 ) -> Tensor:
-    """Samples [B, C, H, W] of standard deviation 0.5, as is the noise: a student's in 1 or 2 steps, else by Heun."""
+    """Samples [B, C, H, W] of standard deviation 0.5, as is the noise: a teacher's by Heun, a student's by its kind.
+
+    In 1 or 2 steps; from one end of its segments to the next; or led by a flow map, in two steps by way of a time.
+    """
+    sampling = config["sampling"] or {}
+    if sampling.get("sampler") in ("segments", "flow_map"):
+        return walk(config, weights, noise, labels, steps, guidance)
 
     def denoise(x: Tensor, angle: float) -> Tensor:
         t = x.new_full((len(x), 1, 1, 1), angle)
@@ -136,7 +155,7 @@ def sample(
         return (x - denoise(x * math.cos(angle), angle)) / sigma
 
     if config["kind"] == "student":
-        x, angle = denoise(noise, config["t_max"]), config["sampling"]["intermediate_t"]
+        x, angle = denoise(noise, config["t_max"]), sampling["intermediate_t"]
         return x if steps == 1 else denoise(math.cos(angle) * x + math.sin(angle) * renoise, angle)
     high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
     sigmas = [(high + n / max(steps - 1, 1) * (low - high)) ** 7 for n in range(steps)] + [0.0]
@@ -145,6 +164,26 @@ def sample(
         first = slope(x, now)
         end = x + (then - now) * first
         x = x + (then - now) / 2 * (first + slope(end, then)) if then else end
+    return x
+
+
+def walk(
+    config: Config, weights: Weights, noise: Tensor, labels: Tensor, steps: int, guidance: Tensor | None
+) -> Tensor:
+    """From t_max by the given times to 0, without new noise: x_s = cos(t - s) x - sin(t - s) 0.5 F."""
+    sampling, end = config["sampling"], config["t_max"]
+    told = sampling["sampler"] == "flow_map"
+    if told and steps not in (1, 2):
+        raise ValueError(f"a flow map is sampled in 1 or 2 steps: not {steps}")
+    if not told and steps not in sampling["steps"]:
+        raise ValueError(f"trained in {sampling['steps'][0]} segments, which are its steps: not {steps}")
+    between = [sampling["intermediate_t"]] if steps == 2 else []
+    times = [end, *between, 0.0] if told else [end * (1 - n / steps) for n in range(steps + 1)]
+    x = noise
+    for now, then in pairwise(times):
+        t, to = x.new_full((len(x),), now), x.new_full((len(x),), then) if told else None
+        f = network(weights, config["network"], x / 0.5, t, labels, guidance, to)
+        x = math.cos(now - then) * x - math.sin(now - then) * 0.5 * f
     return x
 
 
