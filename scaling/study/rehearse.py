@@ -231,7 +231,7 @@ def _measured(study: Study, plan: Plan, small: Study, runs: Sequence[PlannedRun]
     planned = {(run.spec.label, run.spec.size, run.spec.seed): run for run in plan.runs}
     for run in runs:
         home = RunHome(small.folder / run.name)
-        of = planned[run.spec.method, run.spec.size, run.spec.seed]
+        of = planned[run.spec.label, run.spec.size, run.spec.seed]
         if not home.scores.exists() or not of.cost.images:
             continue
         speed, memory = measured_speed(home.metrics)

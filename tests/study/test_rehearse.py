@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from scaling.study.open import open_study
-from scaling.study.rehearse import STEPS, disk, shortened
+from scaling.study.rehearse import STEPS, _measured, disk, shortened
 from scaling.work.rehearsed import KILLED
 
 Fixture = Callable[..., Any]
@@ -87,3 +88,23 @@ def test_a_full_disk_is_foreseen(tmp_path: Path) -> None:
     check = disk(tmp_path, plan)
     assert check.works is False
     assert "make room" in check.found
+
+
+def test_a_variant_is_measured_against_its_own_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not against that of the method which it varies."""
+    monkeypatch.setattr("scaling.plan.rate.measured_speed", lambda _: (2.0, None))
+    specs = {label: SimpleNamespace(label=label, method="scd", size="xs", seed=0) for label in ("scd", "scd_raw")}
+    plans = [
+        SimpleNamespace(
+            spec=spec, cost=SimpleNamespace(images=1, train_flops=flops, flops=flops), placements=(), strategy="ddp"
+        )
+        for flops, spec in enumerate(specs.values(), 1)
+    ]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "scores.json").touch()
+    plan: Any = SimpleNamespace(runs=plans, rate=SimpleNamespace(flops_per_second=12.0))
+    study: Any = SimpleNamespace(config=SimpleNamespace(launch=SimpleNamespace(devices=1)))
+    run: Any = SimpleNamespace(name="run", spec=specs["scd_raw"])
+    small: Any = SimpleNamespace(folder=tmp_path)
+    (found,) = _measured(study, plan, small, [run])
+    assert found["planned_images_per_second"] == 12.0 / 2
