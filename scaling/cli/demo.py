@@ -20,12 +20,11 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Draw samples on a local page: by class, steps, guidance and seed, several networks on the same noise."""
-    import torch
-
     from scaling.demo.drawing import Gallery
     from scaling.demo.server import DemoServer
+    from scaling.run.devices import any_device
 
-    gallery = Gallery(weights, torch.device("cuda" if torch.cuda.is_available() else "cpu"), vae)
+    gallery = Gallery(weights, any_device(), vae)
     with DemoServer(gallery.facts(), gallery.draw, port) as server:
         show([f"{server.address} (Ctrl-C ends it)"], {"address": server.address, **gallery.facts()}, as_json)
         sys.stdout.flush()  # whoever reads a pipe has no other sign that it serves

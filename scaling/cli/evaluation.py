@@ -52,13 +52,12 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Judge images by their distance to the real ones, and say how sure that is."""
-    import torch
-
     from scaling.evaluation.judge import Settings
+    from scaling.run.devices import any_device
     from scaling.work.evaluating import Asked, default_metrics, describe, evaluate_images, images_at, parse_metrics
     from scaling.work.sampling import Choices
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = any_device()
     chosen = default_metrics(reference) if metrics is None else parse_metrics(metrics)
     files = _files(ruler, inception, dinov2)
     settings = Settings(k=neighbours, device=str(device))
@@ -102,11 +101,10 @@ def data_reference(
     as_json: AsJson = False,
 ) -> None:
     """Mean and covariance of the features of real images: a reference for `evaluate`."""
-    import torch
-
     from data_pipeline.files import make_parents, write_bytes_atomic
     from scaling.config.metrics import SPACES
     from scaling.config.validation import ConfigError, choices
+    from scaling.run.devices import any_device
     from scaling.work.evaluating import make_statistics
 
     if features not in SPACES:
@@ -114,7 +112,7 @@ def data_reference(
     if to.suffix != ".npz":
         raise ConfigError(f"--to {to}: name it FILE.npz")
     make_parents(to)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = any_device()
     real = make_statistics(images, features, _files(ruler, inception, dinov2), _mode(resize), device)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     write_bytes_atomic(to, real.to_bytes(to.stem))
     facts = {"file": str(to), "images": real.count, "features": real.about.size, "network": real.about.network}

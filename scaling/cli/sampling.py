@@ -48,9 +48,8 @@ def sample(
     """Draw samples of a trained network. Given again, the command makes what is missing."""
     if devices > 1 and "RANK" not in os.environ:
         raise typer.Exit(_on_ranks(devices))
-    import torch
-
     from scaling.config.validation import ConfigError
+    from scaling.run.devices import any_device
     from scaling.training.sharding.world import joined
     from scaling.work.sampling import Choices, parse_classes, parse_seeds, sample_to
 
@@ -68,7 +67,7 @@ def sample(
         classes=parse_classes(classes),
         vae=vae,
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = any_device()
     with joined(device) as world:
         facts = sample_to(weights, to, parse_seeds(seeds), choices, world)
     if world.leads:

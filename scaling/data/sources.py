@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,32 +118,37 @@ def _brought(source: str, loading: Loading) -> Path:
 
 def pack_fashion(split: Literal["train", "test"], encoder: str, folder: Path) -> Path:
     """Shards of the embedded images as latents of that encoder; made where they are missing, by one study at a time."""
-    shards = folder / f"fashion-{split}-{encoder}"
+
+    def write(shards: Path) -> None:
+        images, labels = load_fashion(split)
+        pack_images(images[..., None], labels, get_encoder(encoder), shards, f"fashion-{split}", 10)
+
+    return _packed(folder / f"fashion-{split}-{encoder}", write)
+
+
+def pack_mixture(split: Literal["train", "test"], encoder: Encoder, folder: Path) -> Path:
+    """Shards of draws from the mixture of known flow, as that encoder's latents; made as `pack_fashion` does."""
+
+    def write(shards: Path) -> None:
+        generator = torch.Generator().manual_seed(derive_seed("mixture", split))
+        x0 = known_mixture().draw(MIXTURE_SAMPLES[split], generator).reshape(-1, *MIXTURE_SHAPE)
+        latents = encoder.denormalize(x0).to(torch.float16).numpy()
+        samples = ((latent, 0) for latent in latents)
+        write_shards(samples, shards, dataset=f"mixture-{split}", encoder=encoder.name, num_classes=1)
+
+    return _packed(folder / f"mixture-{split}", write)
+
+
+def _packed(shards: Path, write: Callable[[Path], object]) -> Path:
+    """The shards, which `write` makes where they are missing."""
     if (shards / "manifest.json").exists():
         return shards
+    folder = shards.parent
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", PACKING_SECONDS):
         clear_partials(folder)
         if not (shards / "manifest.json").exists():  # else another study packed the same just now
-            images, labels = load_fashion(split)
-            pack_images(images[..., None], labels, get_encoder(encoder), shards, f"fashion-{split}", 10)
-    return shards
-
-
-def pack_mixture(split: Literal["train", "test"], encoder: Encoder, folder: Path) -> Path:
-    """Shards of draws from the mixture of known flow, as that encoder's latents; made where they are missing."""
-    shards = folder / f"mixture-{split}"
-    if (shards / "manifest.json").exists():
-        return shards
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", PACKING_SECONDS):
-        clear_partials(folder)
-        if not (shards / "manifest.json").exists():
-            generator = torch.Generator().manual_seed(derive_seed("mixture", split))
-            x0 = known_mixture().draw(MIXTURE_SAMPLES[split], generator).reshape(-1, *MIXTURE_SHAPE)
-            latents = encoder.denormalize(x0).to(torch.float16).numpy()
-            samples = ((latent, 0) for latent in latents)
-            write_shards(samples, shards, dataset=f"mixture-{split}", encoder=encoder.name, num_classes=1)
+            write(shards)
     return shards
 
 

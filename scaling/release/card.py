@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -25,15 +26,8 @@ KNOWN = ("apache-2.0", "mit", "cc0-1.0", *(f"cc-{kind}-4.0" for kind in ("by", "
 
 def card(description: Description, scores: RunScores | None, place: Place | None, sha256: str, unscored: str) -> str:
     """The text of the card. unscored: why there are no scores, where there are none."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown; what comes from others goes through `plain`
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("card.md.j2").render(
+    return rendered(
+        "card.md.j2",
         front=front_matter(description.licence),
         title=title(description),
         what=_what(description),
@@ -51,6 +45,19 @@ def card(description: Description, scores: RunScores | None, place: Place | None
         licence=licence_text(description),
         weights=f"{description.dtype}, SHA-256 {sha256}",
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """The Markdown of a template of this folder; what comes from others goes through `plain`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def plain(text: str) -> str:

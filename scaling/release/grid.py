@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from models.release import GRID, ModelError
 from models.trigflow import TrigFlowNet
@@ -83,8 +82,3 @@ def compare_grid(folder: Path, images: Pixels, facts: dict[str, Any]) -> dict[st
 
 def _factor(images: Pixels) -> int:
     return -(-LEAST // min(images.shape[1:3]))
-
-
-def device_of_choice() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

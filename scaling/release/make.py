@@ -13,8 +13,9 @@ from scaling.config.sections import Precision
 from scaling.config.validation import ConfigError
 from scaling.release.card import card
 from scaling.release.chosen import Chosen, Wanted, choose
-from scaling.release.grid import device_of_choice, draw_grid, grid_facts, grid_png
+from scaling.release.grid import draw_grid, grid_facts, grid_png
 from scaling.release.place import Place, place_in
+from scaling.run.devices import any_device
 from scaling.weights.folder import (
     SPLIT,
     Description,
@@ -60,7 +61,7 @@ def release(path: Path, to: Path, options: Options) -> SavedModel:
         write_sums(partial)
         saved = load_model(partial)  # what is drawn and told is what was written
         if description.grid is not None:
-            network = saved.network(device_of_choice())
+            network = saved.network(any_device())
             images = draw_grid(sampled_as(saved), network, description.grid, vae)
             write_bytes_atomic(partial / GRID, grid_png(images, description.grid))
         place = _place(chosen)

@@ -8,7 +8,8 @@ from typing import Any
 from data_pipeline.files import sha256_file
 from models.release import CARD, CONFIG, GRID, SCORES, SUMS, ModelError, read_json, read_sums
 from models.tensor_files import REMEDY
-from scaling.release.grid import compare_grid, device_of_choice, draw_grid
+from scaling.release.grid import compare_grid, draw_grid
+from scaling.run.devices import any_device
 from scaling.weights.folder import load_model, sampled_as
 
 
@@ -31,7 +32,7 @@ def verify_release(folder: Path, vae: Path | None) -> dict[str, Any]:
         raise ModelError(f"{folder / absent[0]}: is not there: the folder holds weights, but is no release of them")
     read_json(folder / SCORES)
     saved = load_model(folder)
-    network = saved.network(device_of_choice())
+    network = saved.network(any_device())
     description = saved.description
     facts: dict[str, Any] = {"folder": str(folder), "files": len(listed), "sha256": saved.sha256, "grid": None}
     facts["unverified"] = list(description.unverified)

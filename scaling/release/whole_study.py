@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from data_pipeline.files import atomic_folder, refuse_occupied, write_bytes_atomic, write_text_atomic
 from models.release import CARD
 from scaling.analysis.summary import Analysis, analyse
 from scaling.analysis.table import method_label, rows_of
 from scaling.config.metrics import metric_label
 from scaling.config.validation import ConfigError
-from scaling.release.card import front_matter, licence_text, plain
+from scaling.release.card import front_matter, licence_text, plain, rendered
 from scaling.release.make import Options, release
 from scaling.report.build import score_table
 from scaling.report.figures import distance_figure, ratio_figure
@@ -87,19 +85,12 @@ def _card(
     left_out: tuple[str, ...],
     options: Options,
 ) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown; what comes from others goes through `plain`
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     descriptions = {name: saved.description for name, saved in made.items()}
     first = next(iter(descriptions.values()))
     hours = [each.training.device_hours if each.training else None for each in descriptions.values()]
     licences = {each.licence for each in descriptions.values()}
-    return environment.get_template("study.md.j2").render(
+    return rendered(
+        "study.md.j2",
         front=front_matter(first.licence if len(licences) == 1 else None),
         name=plain(record.name),
         methods=", ".join(dict.fromkeys(method_label(run.method) for run in record.runs)),

@@ -13,8 +13,12 @@ def pick_device(launch: Launch) -> torch.device:
     """The device of launch.device; ConfigError where there is no GPU though one was asked for."""
     if launch.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("launch.device: cuda, but torch sees no GPU: set it to auto or cpu")
-    use_gpu = launch.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_gpu else "cpu")
+    return torch.device("cpu") if launch.device == "cpu" else any_device()
+
+
+def any_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def onto(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -18,6 +18,7 @@ from scaling.data.sources import Prepared
 from scaling.evaluation.spaces.dinov2 import find_dinov2
 from scaling.evaluation.spaces.inception import find_inception
 from scaling.evaluation.spaces.space import SpaceError
+from scaling.run.devices import any_device
 from scaling.run.schemas import Environment
 
 # Packages that are not always there: what each is for, and the extra of trigscale that installs it.
@@ -115,7 +116,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 def diagnose() -> dict[str, Any]:
     """Versions, machine, commit, and of each optional package what it is for, its version, and how to install it."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = any_device()
     optional = {
         name: {"for": purpose, "found": _version(name), "install": f"pip install 'trigscale[{extra}]'"}
         for name, (purpose, extra) in OPTIONAL.items()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from models.family import Family, FamilyError
@@ -26,13 +27,7 @@ def teacher_weights(study: StudyConfig, family: Family, size: str) -> SavedModel
     folder = study.teacher_of(size).weights
     if folder is None:
         return None
-    try:
-        saved = load_model(folder)
-    except (ModelError, FamilyError, ConfigError) as error:
-        raise ConfigError(f"teacher.weights: {error} (size {size})") from error
-    network = family.size(size)
-    for fault in (*_content_faults(saved, study), *_network_faults(saved, network, family.name)):
-        raise ConfigError(f"teacher.weights: {folder} (size {size}): {fault}")
+    saved = _fitting(study, "teacher.weights", folder, size, partial(_network_faults, family=family, size=size))
     _check_starts(study, family, size, saved)
     return saved
 
@@ -40,35 +35,35 @@ def teacher_weights(study: StudyConfig, family: Family, size: str) -> SavedModel
 def guide_weights(study: StudyConfig, family: Family, size: str) -> SavedModel | None:
     """The weaker network away from which the teacher of one size is guided, None where that is by labels.
 
-    Its description is checked against the study; the weights themselves are not read. ConfigError names the key.
+    It is checked as the teacher's is.
     """
     folder = study.teacher_of(size).guide
     if folder is None:
         return None
-    try:
-        saved = load_model(folder)
-    except (ModelError, FamilyError, ConfigError) as error:
-        raise ConfigError(f"teacher.guide: {error} (size {size})") from error
-    for fault in (*_content_faults(saved, study), *_network_faults(saved, family.size(size), family.name)):
-        raise ConfigError(f"teacher.guide: {folder} (size {size}): {fault}")
-    return saved
+    return _fitting(study, "teacher.guide", folder, size, partial(_network_faults, family=family, size=size))
 
 
 def student_weights(study: StudyConfig, family: Family, size: str, entry: Entry) -> SavedModel | None:
     """The released student that one size's student goes on from, None where it starts as its recipe says.
 
-    Its description is checked against the study; the weights themselves are not read. ConfigError names the key.
+    It is checked as the teacher's is.
     """
     recipe = entry.recipe
     if not isinstance(recipe, Student) or recipe.weights is None:
         return None
-    key, folder = f"{entry.key}.weights", recipe.weights
+    own = replace(family.size(size), guidance=recipe.guidance is not None, second_time=recipe.flow_map)
+    return _fitting(study, f"{entry.key}.weights", recipe.weights, size, partial(_student_faults, own=own))
+
+
+def _fitting(
+    study: StudyConfig, key: str, folder: Path, size: str, faults: Callable[[SavedModel], Iterator[str]]
+) -> SavedModel:
+    """The model in the folder that the key names; ConfigError with the first thing that keeps the study from it."""
     try:
         saved = load_model(folder)
-    except (ModelError, ConfigError) as error:
+    except (ModelError, FamilyError, ConfigError) as error:
         raise ConfigError(f"{key}: {error} (size {size})") from error
-    own = replace(family.size(size), guidance=recipe.guidance is not None, second_time=recipe.flow_map)
-    for fault in (*_content_faults(saved, study), *_student_faults(saved, own)):
+    for fault in (*_content_faults(saved, study), *faults(saved)):
         raise ConfigError(f"{key}: {folder} (size {size}): {fault}")
     return saved
 
@@ -124,12 +119,13 @@ def _content_faults(saved: SavedModel, study: StudyConfig) -> Iterator[str]:
         )
 
 
-def _network_faults(saved: SavedModel, network: NetworkConfig, family: str) -> Iterator[str]:
+def _network_faults(saved: SavedModel, family: Family, size: str) -> Iterator[str]:
     """Whether it can teach networks of the family's size at all."""
+    network = family.size(size)
     for key in SHARED:
         at_rest, wanted = getattr(saved.config, key), getattr(network, key)
         if at_rest != wanted:
-            yield f"its {key} is {at_rest}, but that of the size in family {family!r} is {wanted}: make them equal"
+            yield f"its {key} is {at_rest}, but that of the size in family {family.name!r} is {wanted}: make them equal"
     if saved.description.kind == "student":
         yield "holds a consistency model, whose F is no velocity: a student goes on from it by scd.weights, sct.weights"
     if saved.config.guidance:
