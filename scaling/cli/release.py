@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -134,13 +134,15 @@ def study_release(
 
 def _options(dtype: str, licence: str | None, vae: Path | None, unverified: bool, wanted: Any = None) -> Options:
     """What was chosen; ConfigError names the option."""
+    from models.release import PRECISIONS
+    from scaling.config.sections import Precision
     from scaling.config.validation import ConfigError, choices
     from scaling.release.chosen import Wanted
     from scaling.release.make import Options
 
-    if dtype not in ("fp32", "bf16", "fp16"):
-        raise ConfigError(f"--dtype {dtype}: {choices(dtype, ['fp32', 'bf16', 'fp16'])}")
-    return Options(wanted or Wanted(), dtype, licence, vae, unverified)  # type: ignore[arg-type]
+    if dtype not in PRECISIONS:
+        raise ConfigError(f"--dtype {dtype}: {choices(dtype, [*PRECISIONS])}")
+    return Options(wanted or Wanted(), cast(Precision, dtype), licence, vae, unverified)
 
 
 def _without_licence(licence: str | None) -> list[str]:

@@ -15,17 +15,14 @@ import yaml
 from scaling.analysis.contrast import contrast
 from scaling.analysis.summary import show
 from scaling.analysis.table import Row, curve_label, rows_of
+from scaling.config.sections import StudentRecipe
 from scaling.report.record import Record, RunRecord
 
 SEEN, NOT_SEEN, UNTOLD = "seen at this scale", "not seen", "cannot be told"
 ALIKE = 0.1  # two techniques serve alike if neither is worse by more than this share
+# Keys that a run's configuration leaves out where they have these values.
 DEFAULTS: dict[str, Any] = {
-    "adaptive_weighting": True,
-    "discrete_steps": None,
-    "discrete_double_every": None,
-    "segments": 1,
-    "flow_map": False,
-    "derivative": "rearranged",
+    name: field.default for name, field in StudentRecipe.model_fields.items() if field.exclude_if is not None
 }
 FREE = ("derivative_step", "flow_map_same")  # keys that mean nothing where their technique is off
 
@@ -56,7 +53,8 @@ class Curve:
 def claims(record: Record) -> list[Claim]:
     """The verdicts on the claims that this study has runs for, each for one and for two steps where it has both."""
     rows = [row for run in record.scores for row in rows_of(run)]
-    return [*_techniques(rows, _curves(record)), *_segments(rows, _curves(record))]
+    curves = _curves(record)
+    return [*_techniques(rows, curves), *_segments(rows, curves)]
 
 
 def _curves(record: Record) -> list[Curve]:

@@ -26,9 +26,8 @@ from scaling.sampling.draw import Draw, draw_of
 from scaling.sampling.evaluations import sampler_steps, samples_of, sets_of
 from scaling.sampling.generate import draw_images, labels_of, zero_network
 from scaling.sampling.store import File, Request, to_run_npz
-from scaling.training.checkpoints import checkpoint
 from scaling.training.sharding.world import World
-from scaling.weights.trained import load_network
+from scaling.weights.trained import final_network
 from scaling.work.drawn import Drawn
 from scaling.work.slopes import write_slopes
 from scaling.work.truth import truth_scores
@@ -52,8 +51,7 @@ def draw_samples(config: RunFile, home: RunHome, world: World, stop: Stop) -> No
     missing = world.told([each for each in wanted if not _there(home, *each)] if world.leads else None)
     if not missing:
         return
-    final = checkpoint.load(checkpoint.path_of(home.checkpoints, spec.recipe.steps))
-    network = load_network(final, spec, world.device)
+    network = final_network(home, spec, world.device)
     for steps, number in missing:
         draw = draw_of(spec, steps)
         request = request_of(spec, draw, number)

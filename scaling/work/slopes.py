@@ -16,8 +16,7 @@ from scaling.data.opened import open_loading
 from scaling.run.home import RunHome
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunFile
-from scaling.training.checkpoints import checkpoint
-from scaling.weights.trained import load_network
+from scaling.weights.trained import final_network
 
 TIMES = tuple(T_MAX * n / 24 for n in range(1, 25))
 POINTS = 32  # real samples, noised to each of the times
@@ -30,7 +29,7 @@ def write_slopes(config: RunFile, home: RunHome, device: torch.device) -> None:
     network's own velocity.
     """
     spec = config.spec
-    net = load_network(checkpoint.load(checkpoint.path_of(home.checkpoints, spec.recipe.steps)), spec, device)
+    net = final_network(home, spec, device)
     latents, labels = open_loading(config.shards, config.loading).read(np.arange(POINTS))
     x0 = spec.data.latent_encoder().normalize(torch.from_numpy(latents).float()[:, : net.config.latent_channels])
     z = SIGMA_DATA * torch.randn(x0.shape, generator=torch.Generator().manual_seed(derive_seed("slopes")))

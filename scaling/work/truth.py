@@ -29,8 +29,7 @@ from scaling.sampling.draw import draw_of
 from scaling.sampling.evaluations import sampler_steps
 from scaling.sampling.generate import draw_latents, zero_network
 from scaling.sampling.samplers import sample_walk, teacher_flow
-from scaling.training.checkpoints import checkpoint
-from scaling.weights.trained import load_network
+from scaling.weights.trained import final_network
 
 HEUN_STEPS = 16  # of the teacher's own flow from each time
 
@@ -39,7 +38,7 @@ def truth_scores(config: RunFile, home: RunHome, device: torch.device) -> dict[s
     """The error of the run's samples for each number of steps, and its errors by time in truth.npz of its home."""
     spec, path = config.spec, config.references[TRUTH]
     truth = Truth.load(path)
-    net = load_network(checkpoint.load(checkpoint.path_of(home.checkpoints, spec.recipe.steps)), spec, device)
+    net = final_network(home, spec, device)
     write_bytes_atomic(home.truth, _by_time(config, net, truth, device))
     scores = []
     for steps, nfe in sampler_steps(spec).items():

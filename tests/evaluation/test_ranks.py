@@ -54,10 +54,9 @@ def test_no_rank_judges_a_set_before_it_is_whole(tmp_path: Path, monkeypatch: py
     target = SimpleNamespace(missing=lambda: np.arange(2), save=lambda: events.append("part"))
     target.add, target.finish = lambda *_: None, lambda: events.append("whole")
     request = SimpleNamespace(seeds=np.arange(2), labels=np.arange(2))
-    stand_ins = {"sampler_steps": {1: 1}, "load_network": None, "draw_of": None, "request_of": request, "File": target}
+    stand_ins = {"sampler_steps": {1: 1}, "final_network": None, "draw_of": None, "request_of": request, "File": target}
     for name, value in {**stand_ins, "draw_images": []}.items():
         monkeypatch.setattr(judging, name, lambda *_, value=value, **__: value)
-    monkeypatch.setattr(judging.checkpoint, "load", lambda _: None)
     spec = SimpleNamespace(recipe=SimpleNamespace(steps=1), evaluation=SimpleNamespace(metrics=(), repeats=1))
     world = SimpleNamespace(leads=True, size=2, rank=0, device=None, told=lambda _: [(1, 0)])
     world.barrier = lambda: events.append("all")

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from models.dropout import Dropout
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
-from scaling.config.methods import FAKE, STUDENT, TEACHER
+from scaling.config.methods import FAKE, STUDENT, TEACHER, NetworkName
 from scaling.config.sections import Precision
 from scaling.methods.batch import Batch, Noise
 from scaling.methods.consistency import consistency_loss
@@ -36,7 +36,7 @@ from scaling.plan.memory.cache import Timeline
 from scaling.plan.meta.recompute import without_compiler
 from scaling.plan.meta.shapes import ShapesOnly, run
 
-NAMES = (STUDENT, FAKE, TEACHER)
+NAMES: tuple[NetworkName, ...] = (STUDENT, FAKE, TEACHER)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH = 10007  # as WIDTH a prime that no other length of a network is a multiple of
 
@@ -70,18 +70,20 @@ def transient_events(
 ) -> list[int]:
     """Bytes taken and (negative) given back in one step, in order; what outlives it, the gradients, is left out."""
     with torch.device("meta"), ShapesOnly():
-        net, fake, teacher = (
-            TrigFlowNet(replace(network, guidance=scored == "guided" and name != TEACHER)) for name in NAMES
-        )
+        networks: dict[NetworkName, TrigFlowNet] = {
+            name: TrigFlowNet(replace(network, guidance=scored == "guided" and name != TEACHER))
+            for name in (NAMES if scored else (STUDENT,))
+        }
         x = torch.empty(batch, network.latent_channels, network.resolution, network.resolution)
         t, labels = torch.empty(batch), torch.zeros(batch, dtype=torch.int64)
+    net = networks[STUDENT]
     net.unet.activation_checkpointing = checkpointing
     strength = t if scored == "guided" else None
     samples = Batch(x, x, t, labels, Dropout(0.1, labels, dropout_to), strength, further={"vsd": Noise(x, t)})
     tracker = LiveBytes()
     with without_compiler(), tracker, _autocast(precision):
         if scored:
-            step = distillation_loss(dict(zip(NAMES, (net, fake, teacher), strict=True)), samples)
+            step = distillation_loss(networks, samples)
         else:
             step = consistency_loss(net, samples, x, 1.0, Tangent()) if dual else teacher_loss(net, samples)
         step.loss.backward()
