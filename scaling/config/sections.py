@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from scaling.config.metrics import METRICS, NONE, Metric, SpaceName, get_metric
 from scaling.config.validation import Section
@@ -409,25 +409,17 @@ class Evaluation(Section):
     resamples: int = Field(
         default=200, ge=20, description="sets that are simulated for a distance's error where N is below 2 x features"
     )
-    of_sets: Literal["mean", "minimum"] = Field(
-        default="mean", description="which value of several sets counts; minimum of 3 is EDM2's protocol"
+    of_sets: Literal["mean", "minimum"] = later(
+        "mean", "which value of several sets counts; minimum of 3 is EDM2's protocol"
     )
-    ruler: Path | None = Field(
-        default=None, description="file of fd-own's network, made by `trigscale ruler train`; for metrics ...-own"
+    ruler: Path | None = later(None, "file of fd-own's network, made by `trigscale ruler train`; for metrics ...-own")
+    inception: Path | None = later(None, "file of Inception's weights; null: where `trigscale doctor` looks for them")
+    dinov2: Path | None = later(None, "folder of DINOv2 ViT-L/14 in Hugging Face's form; null: its cache")
+    resize: Literal["clean", "legacy-tf", "legacy-torch"] = later(
+        "clean", "how images reach the size that Inception sees"
     )
-    inception: Path | None = Field(
-        default=None, description="file of Inception's weights; null: where `trigscale doctor` looks for them"
-    )
-    dinov2: Path | None = Field(
-        default=None, description="folder of DINOv2 ViT-L/14 in Hugging Face's form; null: its cache"
-    )
-    resize: Literal["clean", "legacy-tf", "legacy-torch"] = Field(
-        default="clean", description="how images reach the size that Inception sees"
-    )
-    neighbours: Positive = Field(default=3, description="k of precision, recall, density and coverage")
-    slopes: bool = Field(
-        default=False, description="measure how fast teachers' f(x, t) changes along x and along t, by time (stability)"
-    )
+    neighbours: Positive = later(3, "k of precision, recall, density and coverage")
+    slopes: bool = later(False, "measure how fast teachers' f(x, t) changes along x and along t, by time (stability)")
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -448,16 +440,6 @@ class Evaluation(Section):
     def without_files(self) -> Evaluation:
         """The same without where networks lie, which may be moved: a run knows them by their hashes."""
         return self.model_copy(update={"ruler": None, "inception": None, "dinov2": None})
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs are known by the hash of this: a later key that says nothing new is left out, so theirs stay theirs."""
-        content = handler(self)
-        return {key: value for key, value in content.items() if key not in LATER or value != LATER[key]}
-
-
-LATER: dict[str, Any] = {"of_sets": "mean", "ruler": None, "inception": None, "dinov2": None, "resize": "clean"}
-LATER |= {"neighbours": 3, "slopes": False}
 
 
 class Launch(Section):

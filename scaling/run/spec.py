@@ -51,15 +51,9 @@ class RunData(Section):
     content_sha256: str = Field(description="hash of the training samples and labels in order")
     held_out_sha256: str = Field(description="hash of the held-out samples and labels in order")
     encoder: str = Field(description="name of the encoder")
-    definition: EncoderFile | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="a user's encoder; null: one of ours"
-    )
-    vae_sha256: str | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="of the weights that decode; null: no VAE"
-    )
-    window: Window | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="how samples are mixed; null: a full shuffle"
-    )
+    definition: EncoderFile | None = later(None, "a user's encoder; null: one of ours")
+    vae_sha256: str | None = later(None, "of the weights that decode; null: no VAE")
+    window: Window | None = later(None, "how samples are mixed; null: a full shuffle")
 
     def latent_encoder(self) -> Encoder:
         """The encoder of the latents, with its constants."""
