@@ -20,18 +20,8 @@ from benchmarks.allocator import allocated_peak
 from data_pipeline.reader import LatentReader
 from data_pipeline.writer import write_shards
 from models.network import NetworkConfig
-from scaling.config.sections import (
-    ConsistencyRecipe,
-    Ema,
-    Evaluation,
-    Launch,
-    Method,
-    Precision,
-    Sampling,
-    ScdVsdRecipe,
-    TeacherRecipe,
-    VsdRecipe,
-)
+from scaling.config.recipes import ConsistencyRecipe, Method, ScdVsdRecipe, TeacherRecipe, VsdRecipe
+from scaling.config.sections import Ema, Evaluation, Launch, Precision, Sampling
 from scaling.run.spec import RunData, RunSpec
 from scaling.training.loss_scale import LossScale
 from scaling.training.sharding.world import World

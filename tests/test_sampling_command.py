@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models.network import SIGMA_DATA, T_MAX
 from scaling.config.families import load_family
-from scaling.config.sections import Ema, Evaluation, Sampling, TeacherRecipe
+from scaling.config.recipes import TeacherRecipe
+from scaling.config.sections import Ema, Evaluation, Sampling
 from scaling.config.validation import ConfigError
 from scaling.run.spec import RunData, RunSpec
 from scaling.sampling.draw import Draw, changed, draw_of

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from data_pipeline.text import is_safe
 from scaling.config.families import CONFIGS
-from scaling.config.sections import Positive
+from scaling.config.recipes import Positive
 from scaling.config.validation import ConfigError, Section, choices, read_yaml, validate
 
 # What `study submit` itself says to sbatch; given by hand it would break what relies on it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from scaling.config.sections import Method
+from scaling.config.recipes import Method
 
 NetworkName = Literal["student", "fake", "teacher", "guide"]
 STUDENT: NetworkName = "student"

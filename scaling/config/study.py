@@ -1,7 +1,7 @@
 """A study file as a whole: its sections, what must fit together, and its reading.
 
-The keys are the fields of `StudyConfig` and of `scaling.config.sections`. Unknown keys and wrong types are a
-`ConfigError` that names key, value and remedy.
+The keys are the fields of `StudyConfig`, `scaling.config.recipes` and `scaling.config.sections`. Unknown keys and wrong
+types are a `ConfigError` that names key, value and remedy.
 """
 
 from __future__ import annotations
@@ -17,26 +17,19 @@ from pydantic import AfterValidator, Field, model_validator
 from data_pipeline.text import is_safe
 from scaling.config.families import CONFIGS
 from scaling.config.methods import PARTS
-from scaling.config.sections import (
+from scaling.config.recipes import (
     LABELS,
     METHODS,
-    MIXTURE,
-    Data,
-    Ema,
-    Evaluation,
-    Launch,
     Method,
     Positive,
-    Precision,
     Recipe,
-    Sampling,
     ScdVsdRecipe,
     Student,
     StudentRecipe,
     Teacher,
     VsdRecipe,
-    student_steps,
 )
+from scaling.config.sections import MIXTURE, Data, Ema, Evaluation, Launch, Precision, Sampling, student_steps
 from scaling.config.validation import ConfigError, Section, apply_override, choices, read_yaml, validate
 
 NAME_BYTES = 100

@@ -16,7 +16,7 @@ import torch
 from models.family import count_macs, count_parameters
 from models.release import CONFIG
 from scaling.analysis.table import method_label
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.run.randomness import derive_seed
 from scaling.sampling.draw import Draw

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.trigflow import SIGMA_DATA, TrigFlowNet, expand, velocity
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.methods.batch import Batch, Losses, mean_square, weighted_loss
 from scaling.methods.discrete import discrete_loss, neighbours
 from scaling.methods.ends import ends_of

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.trigflow import SIGMA_DATA, TrigFlowNet, denoise, edm_times, expand, time_from_sigma
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.methods.batch import Batch, Losses, mean_square, weighted_loss
 
 LEAST_TIME = float(edm_times(2)[1])  # that of sigma 0.002: networks see no less

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.network import T_MAX
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.methods.batch import Batch
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from models.trigflow import TrigFlowNet
 from scaling.config.methods import FAKE, GUIDE, PARTS, STUDENT, TEACHER, NetworkName
-from scaling.config.sections import Method, Recipe, ScdVsdRecipe, StudentRecipe, VsdRecipe
+from scaling.config.recipes import Method, Recipe, ScdVsdRecipe, StudentRecipe, VsdRecipe
 from scaling.methods.batch import Batch, Losses
 from scaling.methods.consistency import Distillation, Training
 from scaling.methods.teacher import Diffusion

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from models.network import NetworkConfig
 from models.shape import count_macs, count_parameters
 from scaling.config.methods import PARTS
-from scaling.config.sections import Method, StudentRecipe
+from scaling.config.recipes import Method, StudentRecipe
 from scaling.run.spec import RunSpec
 from scaling.sampling.evaluations import sampler_steps, samples_of, sets_of
 

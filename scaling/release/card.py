@@ -10,7 +10,8 @@ import jinja2
 from models.encoders import encoder_of
 from models.network import T_MAX
 from scaling.config.metrics import METRICS, SPACES, metric_label
-from scaling.config.sections import StudentRecipe, foreign_ruler
+from scaling.config.recipes import StudentRecipe
+from scaling.config.sections import foreign_ruler
 from scaling.release.place import Place
 from scaling.release.words import code, commands
 from scaling.report.style import quantity

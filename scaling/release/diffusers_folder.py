@@ -18,7 +18,7 @@ from data_pipeline.files import atomic_folder, refuse_occupied, write_json_atomi
 from models import vae as vae_files
 from models.network import SIGMA_DATA, T_MAX
 from models.trigflow import TrigFlowNet
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.run.spec import RunSpec
 
 CARRIED = Path(__file__).parent / "carried"

@@ -10,7 +10,7 @@ import torch
 from data_pipeline.files import refuse_occupied
 from models.release import CONFIG
 from scaling.config.methods import PARTS
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.release.diffusers_folder import write_diffusers
 from scaling.release.exported import ENDINGS, ExportError, Graph, write_graph

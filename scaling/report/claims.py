@@ -15,7 +15,7 @@ import yaml
 from scaling.analysis.contrast import contrast
 from scaling.analysis.summary import show
 from scaling.analysis.table import Row, curve_label, rows_of
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.report.record import Record, RunRecord
 
 SEEN, NOT_SEEN, UNTOLD = "seen at this scale", "not seen", "cannot be told"

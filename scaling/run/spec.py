@@ -16,23 +16,8 @@ from models.family import network_config
 from models.network import NetworkConfig
 from scaling.config.encoders import EncoderFile, is_file, read_encoder
 from scaling.config.metrics import SpaceName
-from scaling.config.sections import (
-    LABELS,
-    ConsistencyRecipe,
-    Data,
-    Ema,
-    Evaluation,
-    Launch,
-    Loading,
-    Method,
-    NetworkFiles,
-    Precision,
-    Sampling,
-    ScdVsdRecipe,
-    TeacherRecipe,
-    VsdRecipe,
-    later,
-)
+from scaling.config.recipes import LABELS, ConsistencyRecipe, Method, ScdVsdRecipe, TeacherRecipe, VsdRecipe, later
+from scaling.config.sections import Data, Ema, Evaluation, Launch, Loading, NetworkFiles, Precision, Sampling
 from scaling.config.validation import ConfigError, Section, read_yaml, validate
 from scaling.run.home import RunHome
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from scaling.config.methods import PARTS
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.run.spec import RunSpec
 from scaling.sampling.evaluations import sampler_steps, teacher_evaluations

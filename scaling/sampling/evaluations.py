@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from scaling.config.methods import PARTS
-from scaling.config.sections import StudentRecipe, student_steps
+from scaling.config.recipes import StudentRecipe
+from scaling.config.sections import student_steps
 from scaling.run.spec import RunSpec
 
 LOOKED_AT = 100  # samples of a run that is not judged

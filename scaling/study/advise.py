@@ -17,7 +17,7 @@ from scaling.analysis.design import Candidate, Design, Possible, Problem, choose
 from scaling.analysis.powerlaw import PowerLaw
 from scaling.analysis.summary import analyse
 from scaling.analysis.table import TEACHER, Row, TableError, load_scores
-from scaling.config.sections import Method
+from scaling.config.recipes import Method
 from scaling.plan.costs import cost
 from scaling.plan.rate import Rate
 from scaling.run.spec import PlannedRun, RunData

@@ -7,7 +7,7 @@ from functools import partial
 
 from models.family import Family, network_config
 from scaling.config.methods import PARTS
-from scaling.config.sections import (
+from scaling.config.recipes import (
     ConsistencyRecipe,
     Method,
     ScdVsdRecipe,

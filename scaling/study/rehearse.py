@@ -19,7 +19,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from scaling.config.cluster import Cluster
-from scaling.config.sections import METHODS
+from scaling.config.recipes import METHODS
 from scaling.config.study import StudyConfig
 from scaling.config.validation import validate
 from scaling.data.sources import locate, verify_changed

@@ -10,7 +10,8 @@ from data_pipeline.opening import order_of
 from data_pipeline.reader import LatentReader
 from data_pipeline.stream import SampleStream
 from models.dropout import Dropout
-from scaling.config.sections import Loading, StudentRecipe, TeacherRecipe
+from scaling.config.recipes import StudentRecipe, TeacherRecipe
+from scaling.config.sections import Loading
 from scaling.methods.batch import Batch, Noise, draw_noise, draw_time
 from scaling.methods.ends import drawn_end
 from scaling.methods.guidance import NO_LABEL

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from scaling.config.methods import FAKE, PARTS, NetworkName
-from scaling.config.sections import ConsistencyRecipe
+from scaling.config.recipes import ConsistencyRecipe
 from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpoint

@@ -14,7 +14,8 @@ from torch import Tensor
 from data_pipeline.reader import LatentReader
 from models.trigflow import TrigFlowNet
 from scaling.config.methods import GUIDE, PARTS, TEACHER, NetworkName, is_distilled
-from scaling.config.sections import Launch, Loading, Recipe, StudentRecipe
+from scaling.config.recipes import Recipe, StudentRecipe
+from scaling.config.sections import Launch, Loading
 from scaling.errors import TrainingError
 from scaling.methods.batch import Batch, Losses
 from scaling.methods.method import Turn, turns_of

@@ -36,7 +36,8 @@ from models.release import (
 )
 from models.shape import BUFFERS, state_shapes
 from models.tensor_files import dtypes
-from scaling.config.sections import Ema, Evaluation, Precision, Sampling, StudentRecipe, TeacherRecipe
+from scaling.config.recipes import StudentRecipe, TeacherRecipe
+from scaling.config.sections import Ema, Evaluation, Precision, Sampling
 from scaling.config.validation import Section, validate
 from scaling.run.spec import RunData, RunSpec
 from scaling.sampling.draw import draw_of

@@ -11,7 +11,7 @@ from models.family import Family, FamilyError
 from models.network import NetworkConfig
 from models.release import ModelError
 from scaling.config.encoders import known_encoder
-from scaling.config.sections import ConsistencyRecipe, Student, VsdRecipe
+from scaling.config.recipes import ConsistencyRecipe, Student, VsdRecipe
 from scaling.config.study import Entry, StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.weights.folder import SavedModel, load_model

@@ -21,7 +21,7 @@ import torch
 from data_pipeline.files import write_bytes_atomic, write_json_atomic
 from models.trigflow import TrigFlowNet
 from scaling.config.methods import PARTS
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.evaluation.expansion import LEAST_SAMPLES, NORMAL_95, expand, paired_error
 from scaling.evaluation.extract import extract

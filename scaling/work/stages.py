@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from data_pipeline.manifest import DataError
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.config.validation import ConfigError
 from scaling.data.opened import open_loading
 from scaling.run.clock import Clock

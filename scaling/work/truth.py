@@ -16,7 +16,7 @@ from data_pipeline.manifest import DataError
 from models.trigflow import SIGMA_DATA, TrigFlowNet, denoise
 from scaling.config.methods import PARTS
 from scaling.config.metrics import TRUTH
-from scaling.config.sections import StudentRecipe
+from scaling.config.recipes import StudentRecipe
 from scaling.evaluation.judge import Judged
 from scaling.evaluation.mixture import MIXTURE_SHAPE
 from scaling.evaluation.truth import FLOOR, SECOND_T, SEED, TIMES, Truth, relative_error

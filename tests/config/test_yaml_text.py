@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scaling.config.sections import TeacherRecipe
+from scaling.config.recipes import TeacherRecipe
 from scaling.config.validation import ConfigError, apply_override, read_yaml, validate
 from scaling.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, parse_yaml
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.config.sections import TeacherRecipe
+from scaling.config.recipes import TeacherRecipe
 from scaling.demo.drawing import Gallery
 from scaling.demo.server import DemoServer
 from scaling.weights.folder import describe_network, save_model

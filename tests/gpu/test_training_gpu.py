@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from data_pipeline.reader import LatentReader
-from scaling.config.sections import ConsistencyRecipe, Launch
+from scaling.config.recipes import ConsistencyRecipe
+from scaling.config.sections import Launch
 from scaling.run.metrics import read_metrics
 from scaling.training.checkpoints.checkpoint import Checkpointer, newest
 from scaling.training.loop import train

@@ -10,7 +10,7 @@ import torch
 from benchmarks.plan_published import EXACT_MACS, GMACS, MI_IMAGES, PARAMETERS, SCM_GMACS, rows, shares
 from models.encoders import get_encoder
 from models.family import count_macs, count_parameters
-from scaling.config.sections import Method
+from scaling.config.recipes import Method
 from scaling.plan.costs import CORE_FLOPS, cost, seconds_estimate, step_forwards
 from scaling.plan.meta.shapes import ShapesOnly
 

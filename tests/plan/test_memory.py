@@ -11,7 +11,8 @@ from models.family import count_parameters
 from models.network import NetworkConfig
 from models.shape import network_shapes
 from models.trigflow import TrigFlowNet
-from scaling.config.sections import STRATEGIES, Method, Strategy
+from scaling.config.recipes import Method
+from scaling.config.sections import STRATEGIES, Strategy
 from scaling.plan.memory.device import DeviceMemory, _largest_overlap, checkpoint_bytes, device_memory
 
 NANO = NetworkConfig(8, 4, 10, 32, (1, 2), 1, (4,), head_channels=8)

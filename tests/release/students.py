@@ -8,7 +8,8 @@ import torch
 
 from models.network import FLAVOURS, NetworkConfig
 from models.trigflow import TrigFlowNet
-from scaling.config.sections import ConsistencyRecipe, Ema, Evaluation, Sampling
+from scaling.config.recipes import ConsistencyRecipe
+from scaling.config.sections import Ema, Evaluation, Sampling
 from scaling.run.spec import RunData, RunSpec
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.encoders import get_encoder
 from models.vae import open_decoder
-from scaling.config.sections import TeacherRecipe
+from scaling.config.recipes import TeacherRecipe
 from scaling.release.carried import sample
 from scaling.sampling.draw import draw_of
 from scaling.sampling.generate import draw_latents, noise_of

@@ -120,7 +120,7 @@ def test_what_lies_in_it(tmp_path: Path) -> None:
 
 
 def test_teachers_and_foreign_vaes_are_refused(tmp_path: Path) -> None:
-    from scaling.config.sections import TeacherRecipe
+    from scaling.config.recipes import TeacherRecipe
 
     net, spec = student()
     teacher = spec.model_copy(update={"recipe": TeacherRecipe(steps=1, lr=0.01), "method": "teacher"})

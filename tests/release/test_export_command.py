@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from scaling.cli.main import app, run_cli
-from scaling.config.sections import TeacherRecipe, VsdRecipe
+from scaling.config.recipes import TeacherRecipe, VsdRecipe
 from scaling.weights.folder import describe_network, save_model
 from tests.release.students import student
 

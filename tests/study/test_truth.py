@@ -15,7 +15,7 @@ from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.network import T_MAX
 from models.trigflow import SIGMA_DATA
-from scaling.config.sections import ConsistencyRecipe
+from scaling.config.recipes import ConsistencyRecipe
 from scaling.data import sources
 from scaling.evaluation import truth as truths
 from scaling.evaluation.mixture import MIXTURE_SHAPE, known_mixture

@@ -24,7 +24,8 @@ import torch
 
 from data_pipeline.reader import LatentReader
 from models.network import NetworkConfig
-from scaling.config.sections import ConsistencyRecipe, Launch, ScdVsdRecipe, TeacherRecipe, VsdRecipe
+from scaling.config.recipes import ConsistencyRecipe, ScdVsdRecipe, TeacherRecipe, VsdRecipe
+from scaling.config.sections import Launch
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpointer, newest
 from scaling.training.sharding.world import World, joined

@@ -9,7 +9,8 @@ from data_pipeline.fashion import load_fashion
 from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.network import NetworkConfig
-from scaling.config.sections import Ema, Evaluation, Launch, Sampling, TeacherRecipe
+from scaling.config.recipes import TeacherRecipe
+from scaling.config.sections import Ema, Evaluation, Launch, Sampling
 from scaling.data.sources import pack_images
 from scaling.run.spec import RunData, RunSpec
 from scaling.training.sharding.world import World

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.network import SIGMA_DATA, T_MAX
 from models.trigflow import edm_times
-from scaling.config.sections import ConsistencyRecipe
+from scaling.config.recipes import ConsistencyRecipe
 from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.consistency import Distillation, Training, consistency_loss
 from scaling.methods.discrete import LEAST_TIME, discrete_loss, nearer, neighbours

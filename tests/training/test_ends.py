@@ -11,7 +11,7 @@ from torch import Tensor
 from models.dual import Dual
 from models.network import SIGMA_DATA, T_MAX
 from models.shape import count_parameters, state_shapes
-from scaling.config.sections import ConsistencyRecipe
+from scaling.config.recipes import ConsistencyRecipe
 from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.consistency import Distillation, Training, consistency_loss
 from scaling.methods.ends import drawn_end, ends_of, flow_times, segment_end, segment_times

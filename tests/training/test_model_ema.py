@@ -17,7 +17,8 @@ from data_pipeline.reader import LatentReader
 from models.encoders import get_encoder
 from models.trigflow import TrigFlowNet
 from scaling.cli.main import app, run_cli
-from scaling.config.sections import Ema, Launch, TeacherRecipe
+from scaling.config.recipes import TeacherRecipe
+from scaling.config.sections import Ema, Launch
 from scaling.data.sources import pack_images
 from scaling.run.spec import RunFile, RunSpec, dump_run
 from scaling.training.checkpoints import checkpoint

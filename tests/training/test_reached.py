@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.dual import Dual
 from models.trigflow import SIGMA_DATA, denoise
-from scaling.config.sections import ConsistencyRecipe
+from scaling.config.recipes import ConsistencyRecipe
 from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.consistency import Distillation, Training
 from scaling.methods.ends import drawn_end, ends_of

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.config.sections import Ema, TeacherRecipe
+from scaling.config.recipes import TeacherRecipe
+from scaling.config.sections import Ema
 from scaling.errors import TrainingError
 from scaling.training.sharding.world import World, joined
 from scaling.training.trainer import Trainer, learning_rate

@@ -21,7 +21,7 @@ from models.dual import Dual
 from models.network import SIGMA_DATA, T_MAX, NetworkConfig
 from models.trigflow import TrigFlowNet, expand
 from scaling.config.methods import PARTS, NetworkName, Pass
-from scaling.config.sections import Method, ScdVsdRecipe, VsdRecipe
+from scaling.config.recipes import Method, ScdVsdRecipe, VsdRecipe
 from scaling.methods.batch import Batch, Noise, draw_noise, draw_time
 from scaling.methods.method import Networks, proposals, turns_of
 from scaling.methods.vsd import distillation_loss, fake_loss, score_direction

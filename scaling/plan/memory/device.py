@@ -17,7 +17,8 @@ from itertools import accumulate, pairwise
 from models.network import NetworkConfig
 from models.shape import Shapes, network_shapes
 from scaling.config.methods import FAKE, PARTS, is_distilled
-from scaling.config.sections import Method, Precision, Strategy
+from scaling.config.recipes import Method
+from scaling.config.sections import Precision, Strategy
 from scaling.plan.memory.activations import activation_bytes
 from scaling.training.sharding.zero_config import bucket_elements
 

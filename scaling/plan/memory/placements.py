@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from models.network import NetworkConfig
-from scaling.config.sections import Method, Precision, Strategy
+from scaling.config.recipes import Method
+from scaling.config.sections import Precision, Strategy
 from scaling.plan.accelerators import Accelerator
 from scaling.plan.costs import is_guided
 from scaling.plan.memory.device import DeviceMemory, device_memory

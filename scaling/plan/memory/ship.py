@@ -9,7 +9,8 @@ from itertools import product
 from data_pipeline.files import write_text_atomic
 from models.network import NetworkConfig
 from scaling.config.families import CONFIGS, load_family
-from scaling.config.sections import ConsistencyRecipe, Precision, TeacherRecipe
+from scaling.config.recipes import ConsistencyRecipe, TeacherRecipe
+from scaling.config.sections import Precision
 from scaling.plan.memory.activations import Scored, any_width, timeline_key
 from scaling.plan.memory.shipped import FILE, versions
 
