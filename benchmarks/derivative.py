@@ -1,6 +1,6 @@
 """What does dF/dt cost in accuracy, by forward mode and by differences, at each step and in each precision?
 
-    python benchmarks/derivative.py > benchmarks/results/derivative-cpu.md
+    PYTHONPATH=. python benchmarks/derivative.py > benchmarks/results/derivative-cpu.md
 
 The network of nano s with random gains, at times of the proposal; the reference is forward mode in float64. Errors are
 of cos t sin t sigma_d dF/dt, relative to its norm over the batch: a median over five batches. No timing.
@@ -19,6 +19,7 @@ from scaling.config.families import load_family
 from scaling.methods.batch import Batch, draw_noise, draw_time
 from scaling.methods.consistency import data_velocity
 from scaling.methods.tangent import Derivative
+from tests.models.networks import network as network_of
 
 STEPS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 PRECISIONS = {"float64": None, "float32": None, "bf16": torch.bfloat16}
@@ -26,14 +27,8 @@ BATCHES, COUNT = 5, 16
 
 
 def network(dtype: torch.dtype) -> TrigFlowNet:
-    """Nano s whose gains are not zero, as after training."""
-    net = TrigFlowNet(load_family("nano").size("s"))
-    net.reset_parameters(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            if name.endswith("gain"):
-                parameter.fill_(0.7)
-    return net.to(dtype)
+    """Nano s as after training."""
+    return network_of(dtype, load_family("nano").size("s"))
 
 
 def batch(seed: int, dtype: torch.dtype) -> Batch:
@@ -68,7 +63,7 @@ def main() -> None:
     """Print the table."""
     print("# Errors of dF/dt: forward mode and differences\n")
     machine = f"torch {torch.__version__}, {platform.machine()}"
-    print(f"`python benchmarks/derivative.py`, {date.today()}, {machine}, seeds 0 to {BATCHES - 1}.\n")
+    print(f"`PYTHONPATH=. python benchmarks/derivative.py`, {date.today()}, {machine}, seeds 0 to {BATCHES - 1}.\n")
     print("Relative error of cos t sin t sigma_d dF/dt against forward mode in float64, nano s with gains 0.7.\n")
     print("| derivative | step, radians |", " | ".join(PRECISIONS), "|\n|---|---|" + "---|" * len(PRECISIONS))
     for kind in ("rearranged", "plain"):

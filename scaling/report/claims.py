@@ -37,6 +37,21 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Statement:
+    """Something said of two recipes, the first and the other: that it is the better one, or that both serve alike."""
+
+    text: str
+    alike: bool = False
+
+    def verdict(self, low: float, high: float) -> str:
+        """What the interval of the ratio of their scores, first over other, says of it."""
+        if not self.alike:
+            return SEEN if high < 1 else NOT_SEEN if low > 1 else UNTOLD
+        inside, outside = low > 1 - ALIKE and high < 1 + ALIKE, high < 1 - ALIKE or low > 1 + ALIKE
+        return SEEN if inside else NOT_SEEN if outside else UNTOLD
+
+
+@dataclass(frozen=True)
 class Curve:
     """A curve of a study by its recipe: the label of its runs, the method that it varies, the values of its keys."""
 
@@ -82,27 +97,29 @@ def _techniques(rows: Sequence[Row], curves: Sequence[Curve]) -> Iterator[Claim]
     for one in curves:
         for other in curves:
             keys = one.differs_in(other) if one.method == other.method else set()
-            said = _better(one.recipe, other.recipe, keys)
-            for steps in (1, 2) if said else ():
+            said = _said(one.recipe, other.recipe, keys)
+            for steps in (1, 2) if said is not None else ():
                 yield from _judged(rows, said, one.label, other.label, steps)
 
 
-def _better(one: dict[str, Any], other: dict[str, Any], keys: set[str]) -> str:
-    """The claim that the first recipe is the better of two; empty where the paper claims nothing of the kind."""
+def _said(one: dict[str, Any], other: dict[str, Any], keys: set[str]) -> Statement | None:
+    """What the paper says of the first of two recipes, which differ in these keys; None: nothing."""
     if keys == {"tangent"} and other["tangent"] == "raw":
         kinds = {"normalize": "normalised", "clip": "clipped"}
-        return f"{kinds[one['tangent']]} tangents are better than raw ones" if one["tangent"] in kinds else ""
+        return (
+            Statement(f"{kinds[one['tangent']]} tangents are better than raw ones") if one["tangent"] in kinds else None
+        )
     if keys == {"tangent"} and (one["tangent"], other["tangent"]) == ("clip", "normalize"):
-        return f"clipped tangents serve as well as normalised ones (within {ALIKE:.0%})"
+        return Statement(f"clipped tangents serve as well as normalised ones (within {ALIKE:.0%})", alike=True)
     if keys == {"adaptive_weighting"} and one["adaptive_weighting"]:
-        return "adaptive weighting is better than none"
+        return Statement("adaptive weighting is better than none")
     if keys == {"warmup_steps"} and one["warmup_steps"] > other["warmup_steps"] == 0:
-        return "tangent warmup is better than none"
+        return Statement("tangent warmup is better than none")
     if keys == {"discrete_steps"} and one["discrete_steps"] is None:
-        return f"continuous time is better than {other['discrete_steps']} discrete steps"
+        return Statement(f"continuous time is better than {other['discrete_steps']} discrete steps")
     if keys == {"discrete_double_every"} and one["discrete_double_every"] is None:
-        return "continuous time is better than discrete steps that come nearer (ECT)"
-    return ""
+        return Statement("continuous time is better than discrete steps that come nearer (ECT)")
+    return None
 
 
 def _segments(rows: Sequence[Row], curves: Sequence[Curve]) -> Iterator[Claim]:
@@ -114,24 +131,17 @@ def _segments(rows: Sequence[Row], curves: Sequence[Curve]) -> Iterator[Claim]:
         low, high = fewer.recipe["segments"], more.recipe["segments"]
         between = any(low < one.recipe["segments"] < high for one in cut)
         if fewer.differs_in(more) == {"segments"} and low < high and not between:
-            said = f"{high} segments are better than {low}"
+            said = Statement(f"{high} segments are better than {low}")
             yield from _judged(rows, said, more.label, fewer.label, high, low)
 
 
 def _judged(
-    rows: Sequence[Row], said: str, one: str, other: str, steps: int, other_steps: int | None = None
+    rows: Sequence[Row], said: Statement, one: str, other: str, steps: int, other_steps: int | None = None
 ) -> Iterator[Claim]:
-    """The verdict on "one is better than the other", from the interval of the mean ratio of their scores."""
+    """The verdict on what is said of the two, from the interval of the mean ratio of their scores."""
     curve = contrast(rows, (one, steps), (other, other_steps or steps))
     if curve is None:
         return
-    low, high = curve.mean.low, curve.mean.high
     names = f"{curve_label(one, steps)} / {curve_label(other, other_steps or steps)}: {show(curve.mean)}"
-    if not curve.judges:
-        verdict = UNTOLD
-    elif "as well as" in said:
-        inside, outside = low > 1 - ALIKE and high < 1 + ALIKE, high < 1 - ALIKE or low > 1 + ALIKE
-        verdict = SEEN if inside else NOT_SEEN if outside else UNTOLD
-    else:
-        verdict = SEEN if high < 1 else NOT_SEEN if low > 1 else UNTOLD
-    yield Claim(said, names, verdict)
+    verdict = said.verdict(curve.mean.low, curve.mean.high) if curve.judges else UNTOLD
+    yield Claim(said.text, names, verdict)
