@@ -6,7 +6,7 @@ Every key is a field below, with its unit; the defaults are the paper's (sCM, Lu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -42,16 +42,9 @@ class Recipe(Section):
     dropout_max_resolution: Positive | None = Field(
         default=None, description="finest resolution, in latent pixels, whose blocks drop features; null: all do"
     )
-    lr_cooldown_steps: int = later(0, "last steps, over which lr falls linearly to almost 0; 0: it does not")
-
-    @model_validator(mode="after")
-    def _cools_while_it_trains(self) -> Self:
-        if not 0 <= self.lr_cooldown_steps <= self.steps:
-            raise ValueError(
-                f"lr_cooldown_steps: {self.lr_cooldown_steps} is no number of the {self.steps} steps: write 0 to "
-                f"{self.steps}"
-            )
-        return self
+    lr_cooldown: Annotated[float, Field(ge=0, le=1)] = later(
+        0.0, "share of the steps, the last ones, over which lr falls linearly to almost 0"
+    )
 
 
 class TeacherRecipe(Recipe):

@@ -39,13 +39,13 @@ log = logging.getLogger(__name__)
 def learning_rate(recipe: Recipe, step: int) -> float:
     """alpha_ref / sqrt(max(step / t_ref, 1)) after a linear ramp-up in images (EDM2, Eq. 67); steps count from 1.
 
-    Over the last lr_cooldown_steps it falls linearly: with C of them the last step has 1/C of the rate.
+    Over the C steps of lr_cooldown it falls linearly: the last one has 1/C of the rate.
     """
     rate = recipe.lr / math.sqrt(max(step / recipe.lr_decay_steps, 1))
     if recipe.lr_rampup_images:
         rate *= min(1.0, step * recipe.batch / recipe.lr_rampup_images)
-    if recipe.lr_cooldown_steps:
-        rate *= min(1.0, (recipe.steps - step + 1) / recipe.lr_cooldown_steps)
+    if cooldown := round(recipe.lr_cooldown * recipe.steps):
+        rate *= min(1.0, (recipe.steps - step + 1) / cooldown)
     return rate
 
 

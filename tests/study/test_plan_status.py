@@ -219,7 +219,7 @@ OTHER_VALUES: dict[str, Any] = {
     **{f"{method}.lr": 0.011 for method in ALL},
     **{f"{method}.lr_decay_steps": 11 for method in ALL},
     **{f"{method}.lr_rampup_images": 101 for method in ALL},
-    **{f"{method}.lr_cooldown_steps": 3 for method in ALL},
+    **{f"{method}.lr_cooldown": 0.5 for method in ALL},
     **{f"{method}.p_mean": -0.123 for method in ALL},
     **{f"{method}.p_std": 1.23 for method in ALL},
     **{f"{method}.dropout": 0.123 for method in ALL},
