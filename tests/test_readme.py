@@ -47,7 +47,10 @@ WANTS = {
     "--seeds 0-49999": "50,000 samples",
     "compare A B": "two studies; tests/report",
     **dict.fromkeys(
-        (f"study run {name}" for name in ("objectives-small", "multistep-small", "truth")),
+        (
+            f"study run {name}"
+            for name in ("objectives-small", "multistep-small", "guidance-small", "scaling-small", "truth")
+        ),
         "minutes of training; tests/study/test_variants.py expands every shipped study",
     ),
     "release push": "a hub; tests/release",

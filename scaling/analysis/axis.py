@@ -1,5 +1,5 @@
 """What a law is fitted against: multiply-adds of one pass, parameters, training compute, images seen, sampling
-compute.
+compute with and without decoding.
 """
 
 from __future__ import annotations
@@ -16,14 +16,23 @@ AXES = {
     "training": "training MACs",
     "images": "images seen",
     "sampling": "sampling MACs",
+    "evaluated": "parameters x NFE",
+    "image": "MACs of an image",
 }
 SHOWN_ROWS = 8
 
 
 def cost_of(row: Row, axis: str) -> float:
-    """The cost of a row on an axis; nan where the table does not say it. `sampling` is MACs times NFE of one sample."""
+    """The cost of a row on an axis; nan where the table does not say it.
+
+    Of one sample, `sampling` is MACs times NFE, `image` with the decoder too, and `evaluated` is parameters times NFE.
+    """
     if axis == "sampling":
         return row.macs * row.nfe
+    if axis == "image":
+        return math.nan if row.decoder is None else row.macs * row.nfe + row.decoder
+    if axis == "evaluated":
+        return math.nan if row.parameters is None else row.parameters * row.nfe
     value = getattr(row, axis)
     return math.nan if value is None else value
 

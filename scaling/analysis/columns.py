@@ -15,10 +15,11 @@ SCORE = "fd"
 NUMBERS = ("macs", "parameters", "training", "images")  # costs: a table needs one of them
 TEXTS = ("method", "size", "metric")
 COUNTS = ("steps", "nfe", "seed", "n")
-MEANT = (*TEXTS, *COUNTS, *NUMBERS, SCORE)
+DECODER = "decoder"  # multiply-adds that decode an image: part of a cost, and none by itself
+MEANT = (*TEXTS, *COUNTS, *NUMBERS, DECODER, SCORE)
 PASSED_OVER = ("run", "floor", "untrained", "ratio", "source")  # of our own tables, and not analysed
 COLUMNS = ("method", "steps", "nfe", "size", "macs", SCORE, "seed", "metric", "n", "parameters", "training", "images")
-COLUMNS += PASSED_OVER
+COLUMNS += (DECODER, *PASSED_OVER)
 # Other names of columns that can mean one thing only, in lower case and without spaces, dashes and underscores.
 SYNONYMS = {
     **{name: name for name in COLUMNS},
@@ -77,8 +78,8 @@ def parse_choice(text: str) -> Choice:
             f"meanings are {', '.join(MEANT)}"
         )
     factor = float(found["factor"] or 1)
-    if factor <= 0 or (factor != 1 and meaning not in (*NUMBERS, SCORE)):
-        raise TableError(f"--column {shown(text)}: a factor above 0, of {', '.join((*NUMBERS, SCORE))} alone")
+    if factor <= 0 or (factor != 1 and meaning not in (*NUMBERS, DECODER, SCORE)):
+        raise TableError(f"--column {shown(text)}: a factor above 0, of {', '.join((*NUMBERS, DECODER, SCORE))} alone")
     return Choice(meaning, found["name"].strip(), factor)
 
 

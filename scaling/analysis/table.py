@@ -29,8 +29,9 @@ class Row:
 
     `macs` are the multiply-adds (counted once) of one forward pass of one sample, `nfe` the network evaluations of one
     sample, `replicates` [B] the scores of bootstrap resamples of the generated samples, where they were kept. Not every
-    table knows `parameters`, `training` (multiply-adds of the whole training), `images` (seen in training) and `n`, the
-    number of samples judged. `place` is where the row was read, for messages.
+    table knows `parameters`, `training` (multiply-adds of the whole training), `images` (seen in training), `n`, the
+    number of samples judged, and `decoder`, the multiply-adds that decode an image. `place` is where the row was read,
+    for messages.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Row:
     images: float | None = None
     metric: str = ""
     n: int | None = None
+    decoder: float | None = None
     place: str = field(default="", repr=False, compare=False)
 
 
@@ -62,6 +64,9 @@ def rows_of(scores: RunScores) -> list[Row]:
             fd=score.fd,
             replicates=np.asarray(spread, dtype=np.float64) if len(spread := score.spread()) > 1 else None,
             parameters=float(scores.parameters),
+            training=scores.training or None,
+            images=float(scores.images) if scores.images else None,
+            decoder=scores.decoder,
             metric=scores.metric,
             n=scores.n,
             place=f"run {scores.run}",

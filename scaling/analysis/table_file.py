@@ -13,7 +13,7 @@ from typing import Any
 
 from data_pipeline.foreign import kind_of
 from data_pipeline.text import is_safe, shown
-from scaling.analysis.columns import NUMBERS, SCORE, SYNONYMS, Choice, Column, plain, read_header
+from scaling.analysis.columns import DECODER, NUMBERS, SCORE, SYNONYMS, Choice, Column, plain, read_header
 from scaling.analysis.table import LABELS, Row, TableError
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -149,6 +149,7 @@ class _Reader:
                     images=facts.get("images"),
                     metric=several if len(self.scores) > 1 else facts.get("metric", ""),
                     n=facts.get("n"),
+                    decoder=facts.get(DECODER),
                     place=f"line {number}",
                 )
             )
@@ -217,11 +218,16 @@ def _positive(text: str) -> float:
     return value
 
 
+def _not_negative(text: str) -> float:
+    return 0.0 if NUMBER.fullmatch(text) and float(text) == 0 else _positive(text)
+
+
 CONVERTERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     **dict.fromkeys(("method", "size", "metric"), (_name, "a name")),
     **dict.fromkeys(("steps", "nfe", "n"), (_count, "a whole number above 0")),
     "seed": (_whole, "a whole number"),
     **dict.fromkeys((*NUMBERS, SCORE), (_positive, "a number above 0")),
+    DECODER: (_not_negative, "a number, 0 or more"),
 }
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scaling.cli.output import AsJson, show
+
+if TYPE_CHECKING:
+    from scaling.analysis.table import Row
 
 
 def fit(
@@ -24,7 +28,8 @@ def fit(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="this metric alone; else each is analysed by itself")] = None,
     against: Annotated[
-        str | None, typer.Option(help="macs, parameters, training, images or sampling; the first that there is")
+        str | None,
+        typer.Option(help="macs, parameters, training, images, sampling, evaluated, image; the first that there is"),
     ] = None,
     predict: Annotated[list[str] | None, typer.Option(help="a size, such as xxl, or macs=5.5e11")] = None,
     hold_out: Annotated[int, typer.Option(min=0, help="largest sizes that are predicted from the others")] = 1,
@@ -36,6 +41,9 @@ def fit(
         str | None, typer.Option(help="surface: E + A/N^alpha + B/D^beta; isoflop: parabolas at equal training compute")
     ] = None,
     drop_highest: Annotated[int, typer.Option(min=0, help="leave out so many of the highest scores")] = 0,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="folder for figures of scores and ratios against costs")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit ratios and scaling laws to results, with intervals: e.g. published/scm-imagenet512.csv --predict xxl."""
@@ -45,6 +53,7 @@ def fit(
     from scaling.cli.fit_tables import render
 
     groups = by_metric(gather(tables, column or []), metric)
+    figures = _figures(groups, to) if to is not None else []
     shown: list[Any] = []
     found: list[dict[str, Any]] = []
     for name, group in groups.items():
@@ -66,4 +75,18 @@ def fit(
         analysis = analyse(rows, relative_noise=relative_noise, axis=axis, hold_out=hold_out, targets=targets)
         shown += render(analysis)
         found.append(analysis.to_json())
-    show(shown, {"tables": [str(Path(table)) for table in tables], "analyses": found}, as_json)
+    content = {"tables": [str(Path(table)) for table in tables], "analyses": found}
+    content |= {"figures": figures} if to is not None else {}
+    show([*shown, *figures], content, as_json)
+
+
+def _figures(groups: Mapping[str, Sequence[Row]], folder: Path) -> list[str]:
+    """The files of the figures of each metric."""
+    from scaling.config.metrics import metric_label
+    from scaling.report.cost_figures import write_figures
+
+    made: list[str] = []
+    for name, rows in groups.items():
+        label = metric_label(name) if name else "Score"
+        made += map(str, write_figures(rows, label, folder, f"costs-{name}" if name else "costs"))
+    return made

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from scaling.config.metrics import METRICS, NONE, Metric, SpaceName, get_metric
+from scaling.config.metrics import METRICS, NONE, TRUTH, Metric, SpaceName, get_metric
 from scaling.config.recipes import PROFILE, Guidance, Positive, PositiveFloat, StudentRecipe, later
 from scaling.config.validation import Section
 
@@ -195,6 +195,17 @@ class Evaluation(Section):
     )
     neighbours: Positive = later(3, "k of precision, recall, density and coverage")
     slopes: bool = later(False, "measure how fast teachers' f(x, t) changes along x and along t, by time (stability)")
+    guidance: tuple[Guidance, ...] = later(
+        (), "guidance strengths at which the teacher and guided students are judged besides, by every metric"
+    )
+
+    @model_validator(mode="after")
+    def _guidance_is_judged(self) -> Evaluation:
+        if len(set(self.guidance)) != len(self.guidance):
+            raise ValueError(f"guidance: {list(self.guidance)} repeats a strength: name each once")
+        if self.guidance and not set(self.spaces) - {TRUTH}:
+            raise ValueError("guidance: no metric judges images at these strengths: name one, or remove them")
+        return self
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

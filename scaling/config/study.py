@@ -212,6 +212,7 @@ class StudyConfig(Section):
             )
         users = [f"{method}.guidance" for method in guided] if teacher.guide is None else []
         users += ["sampling.teacher_guidance"] if sampling.teacher_guidance != 1 else []
+        users += ["evaluation.guidance"] if set(self.evaluation.guidance) - {1} else []
         if users and not teacher.label_dropout:
             known = "set it, the paper takes 0.1" if teacher.steps else "set it if teacher.weights were trained so"
             raise ValueError(
@@ -231,12 +232,14 @@ class StudyConfig(Section):
                 f"with guidance are sampled in steps {sorted(steps)}: give one strength each"
                 f"{self._of(size)}"
             )
+        strengths = [("sampling.student_guidance", one) for one in sampling.student_guidance.values()]
+        strengths += [("evaluation.guidance", one) for one in self.evaluation.guidance]
         for method, (low, high) in guided.items():
-            for strength in sampling.student_guidance.values():
+            for key, strength in strengths:
                 if not low <= strength <= high:
                     raise ValueError(
-                        f"sampling.student_guidance: {strength} is outside {method}.guidance [{low}, {high}], which is "
-                        f"all that the student saw: choose one inside{self._of(size)}"
+                        f"{key}: {strength} is outside {method}.guidance [{low}, {high}], which is all that the "
+                        f"student saw: choose one inside{self._of(size)}"
                     )
 
     def _check_steps(self, size: str) -> None:
@@ -313,9 +316,9 @@ def find_study(path: Path) -> Path:
 
     Raises ConfigError where there is neither.
     """
-    if path.exists():
-        return path
     shipped = {file.stem: file for file in sorted((CONFIGS / "study").glob("*.yaml"))}
+    if path.exists() and not (path.is_dir() and str(path) in shipped):
+        return path
     if str(path) in shipped:
         return shipped[str(path)]
     raise ConfigError(

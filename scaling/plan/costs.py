@@ -12,7 +12,7 @@ from models.shape import count_macs, count_parameters
 from scaling.config.methods import PARTS
 from scaling.config.recipes import Method, StudentRecipe
 from scaling.run.spec import RunSpec
-from scaling.sampling.evaluations import sampler_steps, samples_of, sets_of
+from scaling.sampling.evaluations import sampler_steps, samples_of, sets_of, swept
 
 # FLOP/s that one CPU core of 2022 was seen to give a small U-Net; only ratios of estimates matter.
 CORE_FLOPS = 6e10
@@ -91,6 +91,7 @@ def cost(spec: RunSpec, *, checkpointing: bool = False) -> Cost:
     images = spec.recipe.steps * spec.recipe.batch
     nfe = sampler_steps(spec)
     judged = samples_of(spec) * sets_of(spec)
+    at_strengths = [nfe for nfe in swept(spec).values() for _ in spec.evaluation.spaces]  # a set each
     decoder = spec.data.latent_encoder().decoder_macs
     return Cost(
         parameters=counts.parameters,
@@ -101,8 +102,8 @@ def cost(spec: RunSpec, *, checkpointing: bool = False) -> Cost:
         train_flops=2 * counts.forward_macs * forwards * images,
         nfe=nfe,
         sample_macs={steps: evaluations * counts.forward_macs + decoder for steps, evaluations in nfe.items()},
-        sampling_flops=2 * counts.forward_macs * sum(nfe.values()) * judged,
-        decoding_flops=round(2 * decoder * len(nfe) * judged),
+        sampling_flops=2 * counts.forward_macs * (sum(nfe.values()) * judged + sum(at_strengths) * samples_of(spec)),
+        decoding_flops=round(2 * decoder * (len(nfe) * judged + len(at_strengths) * samples_of(spec))),
     )
 
 

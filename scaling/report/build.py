@@ -17,8 +17,10 @@ from scaling.analysis.table import TEACHER, TableError, curve_label, method_labe
 from scaling.analysis.words import constancy_words, held_words
 from scaling.config.metrics import METRICS, SPACES, metric_label
 from scaling.report.claims import claims
+from scaling.report.cost_figures import cost_pictures
 from scaling.report.costs import RunCost, run_cost, state
 from scaling.report.findings import UNTOLD, answer, caveats, checks, summarise
+from scaling.report.guidance import guidance_pictures, read_sweeps
 from scaling.report.metrics import metric_columns, metric_table, ratio_table
 from scaling.report.paper import BIBTEX, latex_table, methods_paragraph
 from scaling.report.pictures import Picture, draw_pictures
@@ -33,7 +35,7 @@ PATIENCE_SECONDS = 60.0  # with another process that writes the report of the sa
 
 CSV_COLUMNS = (
     *("run", "method", "steps", "nfe", "size", "seed", "parameters", "macs"),
-    *("metric", "n", "floor", "untrained", "fd", "ratio"),
+    *("images", "training", "decoder", "metric", "n", "floor", "untrained", "fd", "ratio"),
 )
 
 
@@ -51,7 +53,9 @@ def build_report(study_folder: Path) -> Path:
         raise ReportError(f"{study_folder}: {error}") from error
     truths = read_truths(study_folder, record)
     pictures = draw_pictures(record, analysis) | {"truth": truth_pictures(record, truths)}
+    pictures["costs"] = cost_pictures(record)
     pictures["slopes"] = slope_pictures(read_slopes(study_folder, record))
+    pictures["guidance"] = guidance_pictures(read_sweeps(study_folder, record), record.sizes)
     files = {picture.file: picture.png for section in pictures.values() for picture in section}
     for section in pictures.values():
         for picture in section:

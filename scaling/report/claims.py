@@ -15,7 +15,8 @@ import yaml
 from scaling.analysis.contrast import contrast
 from scaling.analysis.summary import show
 from scaling.analysis.table import Row, curve_label, rows_of
-from scaling.config.recipes import StudentRecipe
+from scaling.config.metrics import METRICS
+from scaling.config.recipes import LABELS, Method, StudentRecipe
 from scaling.report.record import Record, RunRecord
 
 SEEN, NOT_SEEN, UNTOLD = "seen at this scale", "not seen", "cannot be told"
@@ -69,7 +70,7 @@ def claims(record: Record) -> list[Claim]:
     """The verdicts on the claims that this study has runs for, each for one and for two steps where it has both."""
     rows = [row for run in record.scores for row in rows_of(run)]
     curves = _curves(record)
-    return [*_techniques(rows, curves), *_segments(rows, curves)]
+    return [*_techniques(rows, curves), *_segments(rows, curves), *_fidelity(record)]
 
 
 def _curves(record: Record) -> list[Curve]:
@@ -133,6 +134,26 @@ def _segments(rows: Sequence[Row], curves: Sequence[Curve]) -> Iterator[Claim]:
         if fewer.differs_in(more) == {"segments"} and low < high and not between:
             said = Statement(f"{high} segments are better than {low}")
             yield from _judged(rows, said, more.label, fewer.label, high, low)
+
+
+def _fidelity(record: Record) -> Iterator[Claim]:
+    """What VSD gains and loses beside sCD, in one step and at the guidance that both are sampled with."""
+    pair: tuple[Method, ...] = ("vsd", "scd_vsd")
+    for method in pair:
+        name, precision, recall = LABELS[method], _rows_by(record, "precision"), _rows_by(record, "recall")
+        yield from _judged(precision, f"{name} is more precise than sCD", "scd", method, 1)
+        yield from _judged(recall, f"{name} has lower recall than sCD", method, "scd", 1)
+
+
+def _rows_by(record: Record, kind: str) -> list[Row]:
+    """The values of the first metric of a kind, in the place of distances."""
+    rows = []
+    for run in record.scores:
+        of_kind = [one for one in run.metrics if one.metric in METRICS and METRICS[one.metric].kind == kind]
+        for score in of_kind[0].scores if of_kind else ():
+            if score.value > 0:
+                rows.append(Row(run.method, score.steps, score.nfe, run.size, run.seed, run.macs, score.value))
+    return rows
 
 
 def _judged(

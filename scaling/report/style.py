@@ -21,7 +21,7 @@ from scaling.analysis.table import TEACHER
 
 # Okabe and Ito's colours: told apart with any common colour blindness, and in grey by the markers and dashes below.
 COLOURS = {"teacher": "#333333", "scd": "#0072B2", "sct": "#D55E00", "vsd": "#009E73", "scd_vsd": "#CC79A7"}
-OTHERS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#8B5A2B", "#6A3D9A", "#B2A300", "#00798C", "#A50F15")
+OTHERS = ("#E69F00", "#56B4E9", "#8B5A2B", "#6A3D9A", "#B2A300", "#00798C", "#A50F15")
 INK, QUIET, HAIR = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 DPI = 200
 FEW_TICKS = 4  # on an axis as wide as half a page
@@ -200,7 +200,7 @@ def rising(values: Sequence[float]) -> npt.NDArray[np.float64]:
 
 def quantity(value: float) -> str:
     """A count with three digits and, after a space that does not break, its prefix: 1234567 becomes "1.23 M"."""
-    for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+    for power, prefix in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if value >= 0.9995 * 10**power:
             return f"{value / 10**power:.3g}\u00a0{prefix}"
     return f"{value:.3g}"

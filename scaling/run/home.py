@@ -2,7 +2,7 @@
 
     STUDY/  study.json  environment.json  real.npz  reference-*.npz  report/
         METHOD-SIZE-HASH/  config.yaml  log.txt  metrics.jsonl  checkpoints/  snapshots/  grids/  samples/steps-N.npz
-                           timings.json  truth.npz  slopes.npz
+                           timings.json  truth.npz  slopes.npz  guidance.json
                            scores.json, which is written last: a run that has it is done
 
 A file is what its schema says or it is damaged. Whoever only reads says so; whoever runs the study sets it aside under
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import set_aside, write_json_atomic
-from scaling.run.schemas import Environment, RunScores, StudyRuns, Timings
+from scaling.run.schemas import Environment, GuidanceScores, RunScores, StudyRuns, Timings
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -100,6 +100,11 @@ class RunHome:
         return self.path / "slopes.npz"
 
     @property
+    def guidance(self) -> Path:
+        """Of evaluation.guidance: `GuidanceScores`."""
+        return self.path / "guidance.json"
+
+    @property
     def scores(self) -> Path:
         """`RunScores`, the last file of a run."""
         return self.path / "scores.json"
@@ -120,6 +125,13 @@ class RunHome:
             raise DamagedError(f"{self.scores}: holds the scores of run {found.run}; {AGAIN}")
         return found
 
+    def read_guidance(self) -> GuidanceScores | None:
+        """What was judged at other guidance strengths, None where nothing was. DamagedError."""
+        found = read_model(self.guidance, GuidanceScores)
+        if found is not None and found.run != self.name:
+            raise DamagedError(f"{self.guidance}: holds the scores of run {found.run}; {AGAIN}")
+        return found
+
     def read_timings(self) -> Timings | None:
         """The timings, None before the first stage. DamagedError."""
         return read_model(self.timings, Timings)
@@ -132,7 +144,7 @@ class RunHome:
         """Set aside files that stand where folders belong, and the other way round."""
         for path in (self.checkpoints, self.snapshots, self.grids, self.samples):
             clear_way(path, folder=True)
-        for path in (self.metrics, self.timings, self.scores):
+        for path in (self.metrics, self.timings, self.guidance, self.scores):
             clear_way(path)
 
 

@@ -108,7 +108,8 @@ class MetricScores(Schema):
 class RunScores(Schema):
     """scores.json of a run: who it is, what it cost, and its metrics, the one that makes the curves first.
 
-    A run that is trained and not judged has none.
+    A run that is trained and not judged has none. macs: of one forward pass. images: seen in training. training: MACs
+    of that, of its own alone. decoder: MACs that decode an image. Files of earlier versions lack the last three.
     """
 
     study: str
@@ -118,6 +119,9 @@ class RunScores(Schema):
     seed: int
     parameters: int = Field(gt=0)
     macs: int = Field(gt=0)
+    images: int | None = None
+    training: float | None = None
+    decoder: float | None = None
     metrics: tuple[MetricScores, ...]
 
     @model_validator(mode="before")
@@ -160,6 +164,25 @@ class RunScores(Schema):
     def scores(self) -> tuple[StepScore, ...]:
         """The values of the metric that makes the curves, none without one."""
         return self.head.scores if self.head else ()
+
+
+class GuidancePoint(Schema):
+    """All metrics of one run's samples drawn at one guidance strength, by the metric's name."""
+
+    guidance: float = Field(ge=0)
+    metrics: dict[str, StepScore]
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that the samples were drawn in."""
+        return next(iter(self.metrics.values())).steps
+
+
+class GuidanceScores(Schema):
+    """guidance.json of a run: what it scores at the strengths of evaluation.guidance."""
+
+    run: str
+    points: tuple[GuidancePoint, ...]
 
 
 class Timings(Schema):

@@ -25,6 +25,19 @@ def teacher_evaluations(steps: int, guidance: float = 1.0) -> int:
     return (2 * steps - 1) * (1 if guidance == 1 else 2)
 
 
+def swept(spec: RunSpec) -> dict[tuple[int, float], int]:
+    """NFE by the number of steps and the guidance strength, of what is judged at strengths of evaluation.guidance.
+
+    The teacher is, and students that were distilled with guidance are.
+    """
+    if isinstance(spec.recipe, StudentRecipe):
+        known = spec.recipe.guidance is not None
+        found = {(n, s): nfe for n, nfe in sampler_steps(spec).items() for s in spec.evaluation.guidance}
+        return found if known else {}
+    steps = spec.sampling.teacher_steps
+    return {(steps, s): teacher_evaluations(steps, s) for s in spec.evaluation.guidance}
+
+
 def sampler_steps(spec: RunSpec) -> dict[int, int]:
     """The numbers of steps a run is sampled with, and the network evaluations (NFE) of each."""
     if spec.method == "teacher":

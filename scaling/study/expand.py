@@ -81,11 +81,13 @@ def _spec(
     told = isinstance(recipe, StudentRecipe) and recipe.flow_map
     network = weights.config if weights and method == "teacher" else family.size(size)
     guide = guide_weights(study, family, size) if guided else None
-    by_labels = (guided and guide is None) or study.sampling_of(size).teacher_guidance != 1
+    strengths = {study.sampling_of(size).teacher_guidance, *study.evaluation.guidance}
+    by_labels = (guided and guide is None) or strengths != {1}
     if by_labels and not network.num_classes:
         raise ConfigError(
             f"guidance: num_classes of size {size!r} of family {family.name!r} is 0, and guidance needs classes: "
-            "remove guidance and sampling.teacher_guidance, name a teacher.guide, or choose another family"
+            "remove guidance, sampling.teacher_guidance and evaluation.guidance, name a teacher.guide, or choose "
+            "another family"
         )
     return RunSpec(
         method=method,

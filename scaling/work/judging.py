@@ -17,6 +17,7 @@ from scaling.evaluation.judge import Settings, judge, of_sets
 from scaling.evaluation.real import Real
 from scaling.evaluation.spaces.open import open_space
 from scaling.evaluation.spaces.space import Space
+from scaling.plan.costs import cost
 from scaling.run.home import RunHome, sound, write_model
 from scaling.run.randomness import derive_seed
 from scaling.run.samples import maker, open_samples, verify_samples
@@ -92,7 +93,7 @@ def evaluate(config: RunFile, home: RunHome, world: World, stop: Stop) -> None:
         return
     if spec.evaluation.slopes and spec.method == "teacher":
         write_slopes(config, home, world.device)
-    network = spec.network_config()
+    network, spent = spec.network_config(), cost(spec)
     result = RunScores(
         study=config.study,
         run=spec.name(),
@@ -101,6 +102,9 @@ def evaluate(config: RunFile, home: RunHome, world: World, stop: Stop) -> None:
         seed=spec.seed,
         parameters=count_parameters(network),
         macs=count_macs(network),
+        images=spent.images,
+        training=spent.train_flops / 2,
+        decoder=spec.data.latent_encoder().decoder_macs,
         metrics=tuple(found[metric.name] for metric in spec.evaluation.metrics),
     )
     write_model(home.scores, result)
@@ -108,16 +112,13 @@ def evaluate(config: RunFile, home: RunHome, world: World, stop: Stop) -> None:
 
 def _in_space(config: RunFile, home: RunHome, name: SpaceName, world: World, stop: Stop) -> dict[str, MetricScores]:
     """The scores by each metric of one space, by the metric's name."""
-    spec, path = config.spec, config.references[name]
-    real = Real.load(path, path.stem)
-    space = open_space(name, config.networks, spec.evaluation.resize, world.device)
-    if space.about.sha256 != real.about.sha256:
-        raise DataError(f"{path}: was made with another network: launch the study again")
+    spec = config.spec
+    space, real = opened(config, name, world.device)
     metrics = [metric for metric in spec.evaluation.metrics if metric.space == name]
     scores: dict[str, list[StepScore]] = {metric.name: [] for metric in metrics}
     for steps, nfe in sampler_steps(spec).items():
         made = [_features(space, home, steps, number, world, stop) for number in range(spec.evaluation.repeats)]
-        settings = _settings(spec, steps, world.device)
+        settings = settings_of(spec, steps, world.device)
         for metric in metrics if world.leads else ():
             judged = [judge(metric, each, real, settings) for each in made]
             facts = of_sets(judged, spec.evaluation.of_sets)
@@ -128,12 +129,23 @@ def _in_space(config: RunFile, home: RunHome, name: SpaceName, world: World, sto
     return {metric.name: _scores(config, metric, real, blank.get(metric.name), scores) for metric in metrics}
 
 
+def opened(config: RunFile, name: SpaceName, device: torch.device) -> tuple[Space, Real]:
+    """A space of features and the real side in it. DataError where they are of two networks."""
+    path = config.references[name]
+    real = Real.load(path, path.stem)
+    space = open_space(name, config.networks, config.spec.evaluation.resize, device)
+    if space.about.sha256 != real.about.sha256:
+        raise DataError(f"{path}: was made with another network: launch the study again")
+    return space, real
+
+
 def _features(space: Space, home: RunHome, steps: int, number: int, world: World, stop: Stop) -> Extracted:
     images, _ = open_samples(home.sample(steps, number), maker(home.name, steps))
     return extract(space, images, stop, world)
 
 
-def _settings(spec: RunSpec, steps: int, device: torch.device) -> Settings:
+def settings_of(spec: RunSpec, steps: int, device: torch.device) -> Settings:
+    """How values are found, for samples drawn in so many steps."""
     seed = derive_seed(spec.identity(), "resample", steps)
     return Settings(spec.evaluation.neighbours, spec.evaluation.resamples, seed, str(device))
 
@@ -149,7 +161,7 @@ def _blank(
     made = extract(
         space, Drawn(spec, zero_network, draw, np.arange(real.samples), device, vae=config.vae, stop=stop), stop
     )
-    settings = _settings(spec, draw.steps, device)
+    settings = settings_of(spec, draw.steps, device)
     return {one.name: judge(one, made, real, settings, error=False).value for one in metrics if one.is_distance}
 
 

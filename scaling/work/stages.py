@@ -25,6 +25,7 @@ from scaling.training.loop import train
 from scaling.training.sharding.world import World, joined
 from scaling.training.start import Origin, averaged_weights
 from scaling.weights.teacher import planned_weights
+from scaling.work.guidance import judge_guidance
 from scaling.work.judging import draw_samples, evaluate
 from scaling.work.local_copy import nearest_shards
 from scaling.work.stopping import StopRequest
@@ -48,6 +49,7 @@ def run(folder: Path, stop: StopRequest) -> None:
         with _timed(clock, "sample"):
             draw_samples(config, home, world, stop)
         with _timed(clock, "evaluate"):
+            judge_guidance(config, home, world, stop)
             evaluate(config, home, world, stop)
 
 

@@ -205,10 +205,10 @@ def test_other_spellings_mean_the_same(tmp_path: Path, separator: str) -> None:
 
 
 def test_every_column_that_the_report_writes_is_known(tmp_path: Path) -> None:
-    values = "scd,1,1,s,1e6,2,3,fd-fashion,5000,4e5,1e15,1e6,r,0.2,500,1.5,here"
+    values = "scd,1,1,s,1e6,2,3,fd-fashion,5000,4e5,1e15,1e6,0,r,0.2,500,1.5,here"
     path = write_table(tmp_path / "t.csv", ",".join(COLUMNS), values)
     assert load_table(path) == [
-        Row("scd", 1, 1, "s", 3, 1e6, 2.0, None, 4e5, 1e15, 1e6, "fd-fashion", 5000),
+        Row("scd", 1, 1, "s", 3, 1e6, 2.0, None, 4e5, 1e15, 1e6, "fd-fashion", 5000, 0.0),
     ]
 
 

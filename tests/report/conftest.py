@@ -18,6 +18,7 @@ MACS = {"xs": 310_000, "s": 690_000, "m": 1_850_000, "l": 4_600_000}
 STEPS = {"teacher": ((9, 17),), "scd": ((1, 1), (2, 2)), "sct": ((1, 1), (2, 2))}
 RATIOS = {("teacher", 9): (1.0, 0.0), ("scd", 1): (1.5, 0.0), ("scd", 2): (1.2, 0.0)}
 RATIOS |= {("sct", 1): (9.0, -0.4), ("sct", 2): (6.0, -0.4)}
+PASSES = {"teacher": 3, "scd": 5, "sct": 4}
 FLOOR, N = 0.21, 5000
 
 
@@ -62,7 +63,9 @@ def write_run(folder: Path, method: str, size: str, seed: int = 0, n: int = N) -
         samples = Samples(images[..., None], labels, maker(home.name, steps))
         (home / "samples" / f"steps-{steps}.npz").write_bytes(samples.to_npz())
     identity = {"study": folder.name, "run": home.name, "method": method, "size": size, "seed": seed}
-    cost = {"parameters": MACS[size] // 10, "macs": MACS[size], "metric": "fd-fashion", "n": n, "floor": FLOOR}
+    cost: dict[str, Any] = {"parameters": MACS[size] // 10, "macs": MACS[size]}
+    cost |= {"images": 96_000, "training": 96_000.0 * PASSES[method] * MACS[size], "decoder": 0.0}
+    cost |= {"metric": "fd-fashion", "n": n, "floor": FLOOR}
     untrained = 512.0 if method == "teacher" else None
     (home / "scores.json").write_text(json.dumps({**identity, **cost, "untrained": untrained, "scores": scores}))
     (home / "metrics.jsonl").write_text(_metrics(random, method, size))

@@ -74,3 +74,34 @@ def test_noise_and_single_trainings_decide_nothing() -> None:
 def test_a_run_without_a_readable_recipe_makes_no_claim(config: str | None) -> None:
     runs = [replace(one, config=config) for one in record(2).runs]
     assert claims(Record("s", None, tuple(runs), ("xs",), None, ())) == []
+
+
+def test_fidelity_and_diversity_of_vsd_are_held_against_scd() -> None:
+    """In one step, by the first metric of each kind; three seeds that agree tell, one seed cannot."""
+    levels = {"scd": (0.60, 0.50), "vsd": (0.70, 0.30), "scd_vsd": (0.50, 0.5001)}
+    want = {
+        "VSD is more precise than sCD": SEEN,
+        "VSD has lower recall than sCD": SEEN,
+        "sCD+VSD is more precise than sCD": NOT_SEEN,
+        "sCD+VSD has lower recall than sCD": UNTOLD,
+    }
+    for seeds, expected in ((3, want), (1, dict.fromkeys(want, UNTOLD))):
+        runs = [
+            judged_so(run(name, 10, name, {}, seed, 0.01), {"precision-fashion": precision, "recall-fashion": recall})
+            for name, (precision, recall) in levels.items()
+            for seed in range(seeds)
+        ]
+        found = {one.claim: one.verdict for one in claims(Record("s", None, tuple(runs), ("xs",), None, ()))}
+        assert {claim: verdict for claim, verdict in found.items() if "VSD" in claim} == expected
+
+
+def judged_so(one: RunRecord, values: dict[str, float]) -> RunRecord:
+    """The run judged by further metrics too, with a scatter of its own."""
+    assert one.scores is not None
+    (head,) = one.scores.metrics
+    shift = head.scores[0].value / 10
+    further = [
+        MetricScores(metric=name, n=100, floor=0.6, scores=(StepScore(steps=1, nfe=1, value=value * shift),))
+        for name, value in values.items()
+    ]
+    return replace(one, scores=one.scores.model_copy(update={"metrics": (head, *further)}))

@@ -84,7 +84,7 @@ def test_report_holds_its_files_and_nothing_half_written(study: Path) -> None:
         "index.html",
         "scores.csv",
         *("analysis.json", "table.tex", "methods.txt", "references.bib", "overview.png"),
-        *(f"{name}.{kind}" for name in ("distance", "ratio", "sampling") for kind in ("png", "svg", "pdf")),
+        *(f"{name}.{kind}" for name in ("distance", "ratio", "sampling", "costs") for kind in ("png", "svg", "pdf")),
         *(f"training-{method}.png" for method in ("teacher", "scd", "sct")),
         *(f"samples-{curve}.png" for curve in ("teacher-9", "scd-1", "scd-2", "sct-1", "sct-2")),
     }
@@ -99,7 +99,7 @@ def test_page_is_self_contained_and_its_pictures_are_the_files(study: Path, whol
     assert "fetch(" not in html
     assert "http" not in html.replace("http-equiv", "")
     pictures = [address for address in whole.addresses if address != "#answer"]
-    assert len(pictures) == 12
+    assert len(pictures) == 13
     embedded = set()
     for address in pictures:
         kind, _, data = address.partition(",")

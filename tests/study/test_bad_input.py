@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from data_pipeline.manifest import Manifest
+from scaling.config.study import find_study
 from scaling.evaluation.frechet import Reference
 from scaling.evaluation.real import Real
 from scaling.evaluation.spaces.small import FASHION_SHA256
@@ -123,6 +124,24 @@ MISTAKES = {
     "strength unseen": (
         ["scd.guidance=[1, 2]", "teacher.label_dropout=0.1", "sampling.student_guidance={1: 2.5, 2: 1}"],
         ["sampling.student_guidance: 2.5 is outside scd.guidance [1.0, 2.0]", "choose one inside"],
+    ),
+    "strength judged, unseen": (
+        [
+            "scd.guidance=[1, 2]",
+            "teacher.label_dropout=0.1",
+            "sampling.student_guidance={1: 1, 2: 1}",
+            "evaluation.guidance=[3]",
+        ],
+        ["evaluation.guidance: 3.0 is outside scd.guidance [1.0, 2.0]", "choose one inside"],
+    ),
+    "strength judged, of a teacher": (
+        ["evaluation.guidance=[1, 2]"],
+        ["is 0, but evaluation.guidance needs a teacher"],
+    ),
+    "strength twice": (["evaluation.guidance=[1, 1]"], ["evaluation: guidance: [1.0, 1.0] repeats a strength"]),
+    "strengths that nothing judges": (
+        ["evaluation.guidance=[1]", "evaluation.metric=none"],
+        ["evaluation: guidance: no metric judges images at these strengths: name one"],
     ),
     "vsd without scd": (
         ["methods=[teacher, scd_vsd]"],
@@ -249,6 +268,15 @@ def test_study_files_that_are_not_there(tmp_path: Path, cli: Fixture) -> None:
     assert_refused(cli("study", "run", tmp_path / "none.yaml"), "none.yaml: no such file")
     assert_refused(cli("study", "run", tmp_path), f"{tmp_path}: cannot be read", "directory")
     assert files(tmp_path) == []
+
+
+def test_a_folder_is_not_taken_for_a_shipped_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout has a folder `scaling`, and a study of that name is shipped; a file of that name is the user's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scaling").mkdir()
+    assert find_study(Path("scaling")).name == "scaling.yaml"
+    (tmp_path / "fashion").touch()
+    assert find_study(Path("fashion")) == Path("fashion")
 
 
 def test_an_override_of_one_section_leaves_its_alias_alone(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:

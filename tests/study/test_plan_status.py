@@ -218,6 +218,7 @@ OTHER_VALUES: dict[str, Any] = {
     **{f"{method}.batch": 17 for method in ALL},
     **{f"{method}.lr": 0.011 for method in ALL},
     **{f"{method}.lr_decay_steps": 11 for method in ALL},
+    **{f"{method}.optimizer": "radam" for method in ALL},
     **{f"{method}.lr_rampup_images": 101 for method in ALL},
     **{f"{method}.lr_cooldown": 0.5 for method in ALL},
     **{f"{method}.p_mean": -0.123 for method in ALL},
@@ -258,6 +259,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluation.resize": "legacy-tf",
     "evaluation.neighbours": 5,
     "evaluation.slopes": True,
+    "evaluation.guidance": [1, 1.5],
     "max_nonfinite_steps": 21,
 }
 # Keys that say where things lie, how they are named and how they are run. The data's content is in the identity.

@@ -39,6 +39,15 @@ def test_runs_of_before_the_later_keys_keep_their_names(name: str, runs: set[str
     assert runs <= found
 
 
+def test_the_scaling_study_is_that_of_imagenet512() -> None:
+    """Its file repeats the recipe, and no run is another."""
+    names = []
+    for study in (open_study(ROOT / "configs" / "study" / f"{name}.yaml") for name in ("imagenet512", "scaling")):
+        data = RunData(content_sha256="", held_out_sha256="", encoder="x")
+        names.append([run.name for run in expand(study.config, study.family, data)])
+    assert names[0] == names[1]
+
+
 def test_variants_run_beside_the_methods_and_are_compared(
     tmp_path: Path, write_study: Fixture, cli: Fixture, spawn: Fixture
 ) -> None:

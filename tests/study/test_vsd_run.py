@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from models.network import SIGMA_DATA, T_MAX
 from models.trigflow import denoise
 from scaling.config.validation import ConfigError
+from scaling.evaluation.extract import Extracted
 from scaling.report.build import build_report
+from scaling.run.home import RunHome, write_model
 from scaling.run.spec import load_run
+from scaling.sampling.draw import draw_of
 from scaling.training.checkpoints import checkpoint
+from scaling.training.sharding.world import World
 from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
+from scaling.weights.trained import final_network
+from scaling.work.guidance import features, judge_guidance
+from scaling.work.judging import opened
 from scaling.work.search import variables_of
 from scaling.work.stages import run
 from scaling.work.stopping import StopRequest
@@ -34,6 +43,7 @@ CHANGES: dict[str, Any] = {
     "scd_vsd": {**RECIPE, "warmup_steps": 3, "guidance": [1, 2]},
     "ema": {"sigma_rel": [0.1, 0.05]},
     "sampling": {"teacher_steps": 2, "student_ema": 0.05, "student_guidance": {1: 1.5, 2: 1.25}},
+    "evaluation": {"metric": ["fd-fashion", "precision-fashion", "recall-fashion"], "guidance": [1.5, 1.25, 1]},
     "launch": {"log_every": 1, "checkpoint_keep": 6},
 }
 
@@ -89,8 +99,61 @@ def test_commands_ask_for_no_second_step(ended: Fixture, cli: Fixture, tmp_path:
 def test_the_report_names_both(ended: Fixture) -> None:
     build_report(ended.study)
     page = (ended.study / "report" / "index.html").read_text()
-    for label in ("VSD, 1 step", "sCD+VSD, 2 steps"):
+    for label in ("VSD, 1 step", "sCD+VSD, 2 steps", "Quality against guidance, size xs"):
         assert label in page
+    assert (ended.study / "report" / "guidance.svg").exists()
+
+
+def test_strengths_are_judged_by_every_metric(ended: Fixture) -> None:
+    """At the strength that a run is sampled with, what stands in its scores; the guided teacher pays twice."""
+    for method, at in (("teacher", {2: 1}), ("vsd", {1: 1.5}), ("scd_vsd", {1: 1.5, 2: 1.25})):
+        home = RunHome(ended.of(method))
+        scores, found = home.read_scores(), home.read_guidance()
+        assert scores is not None
+        assert found is not None
+        assert [(one.steps, one.guidance) for one in found.points] == [(n, s) for n in at for s in (1.5, 1.25, 1)]
+        by_place = {(one.steps, one.guidance): one.metrics for one in found.points}
+        for metric in scores.metrics:
+            for score in metric.scores:
+                assert by_place[score.steps, at[score.steps]][metric.metric] == score
+    nfe = {one.guidance: one.metrics["fd-fashion"].nfe for one in RunHome(ended.of("teacher")).read_guidance().points}
+    assert nfe == {1.5: 6, 1.25: 6, 1: 3}
+
+
+def test_what_is_judged_already_stays(tmp_path: Path, ended: Fixture) -> None:
+    """One strength is missing, as after a kill: it alone is drawn, to what it was."""
+    home = RunHome(ended.copy(tmp_path).of("vsd"))
+    whole = home.read_guidance()
+    assert whole is not None
+    write_model(home.guidance, whole.model_copy(update={"points": whole.points[:2]}))
+    spent: list[float] = []
+    judge_guidance(load_run(home.path), home, World(0, 1, torch.device("cpu")), lambda: bool(spent.append(0)))
+    assert home.read_guidance() == whole
+    assert len(spent) == 2 + 2  # before each pass of 50 samples, and after it
+    judge_guidance(load_run(home.path), home, World(0, 1, torch.device("cpu")), lambda: bool(spent.append(0)))
+    assert len(spent) == 4
+
+
+def test_ranks_draw_whole_passes_of_one_set(ended: Fixture) -> None:
+    """What two ranks make of it is what one makes."""
+    config = load_run(ended.of("vsd"))
+    network = final_network(RunHome(ended.of("vsd")), config.spec, torch.device("cpu"))
+    space, _ = opened(config, "fashion", torch.device("cpu"))
+    asked = (config, network, draw_of(config.spec, 1), space)
+    whole = features(*asked, World(0, 1, torch.device("cpu")), lambda: False)
+    first = Half(0, 2, torch.device("cpu"), beside=[])
+    second = Half(1, 2, torch.device("cpu"), beside=[features(*asked, first, lambda: False)])
+    np.testing.assert_array_equal(features(*asked, second, lambda: False).features, whole.features)
+
+
+@dataclass(frozen=True)
+class Half(World):
+    """One rank of two, which is told what the one before it has."""
+
+    beside: list[Extracted] = field(default_factory=list)
+
+    def gathered(self, own: Any) -> list[Any]:
+        return [*self.beside, own]
 
 
 @pytest.mark.parametrize("method", ["vsd", "scd_vsd"])
