@@ -16,6 +16,8 @@ Method = Literal["teacher", "scd", "sct", "vsd", "scd_vsd"]
 METHODS: tuple[Method, ...] = get_args(Method)
 LABELS: dict[Method, str] = {"teacher": "teacher", "sct": "sCT", "scd": "sCD", "vsd": "VSD", "scd_vsd": "sCD+VSD"}
 
+OptimizerName = Literal["adam", "radam"]
+
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Guidance = Annotated[float, Field(ge=0)]
@@ -44,6 +46,9 @@ class Recipe(Section):
     )
     lr_cooldown: Annotated[float, Field(ge=0, le=1)] = later(
         0.0, "share of the steps, the last ones, over which lr falls linearly to almost 0"
+    )
+    optimizer: OptimizerName = later(
+        "adam", "Adam, or RAdam, whose first steps are rectified so that they need no ramp-up"
     )
 
 

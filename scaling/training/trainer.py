@@ -14,7 +14,7 @@ from torch import Tensor
 from data_pipeline.reader import LatentReader
 from models.trigflow import TrigFlowNet
 from scaling.config.methods import GUIDE, PARTS, TEACHER, NetworkName, is_distilled
-from scaling.config.recipes import Recipe, StudentRecipe
+from scaling.config.recipes import OptimizerName, Recipe, StudentRecipe
 from scaling.config.sections import Launch, Loading
 from scaling.errors import TrainingError
 from scaling.methods.batch import Batch, Losses
@@ -57,10 +57,10 @@ class Report:
     wishes: frozenset[str]
 
 
-def _engine(net: TrigFlowNet, launch: Launch, world: World) -> Engine:
-    """One network ready to be trained as `launch` says."""
+def _engine(net: TrigFlowNet, launch: Launch, world: World, kind: OptimizerName) -> Engine:
+    """One network ready to be trained as `launch` says, by that optimizer."""
     net.unet.activation_checkpointing = launch.activation_checkpointing
-    return build_engine(net, launch, world)
+    return build_engine(net, launch, world, kind)
 
 
 class Trainer:
@@ -92,7 +92,7 @@ class Trainer:
         self.batches = Batches(spec, reader, world, launch.microbatch, loading)
         self.engines: dict[NetworkName, Engine] = {}
         for name, net in first_networks(spec, origin, start).items():
-            self.engines[name] = _engine(net, launch, world)
+            self.engines[name] = _engine(net, launch, world, spec.recipe.optimizer)
         self.main = PARTS[spec.method].trained[0]
         self.engine = self.engines[self.main]
         self.networks: dict[NetworkName, TrigFlowNet] = {}

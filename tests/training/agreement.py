@@ -66,6 +66,7 @@ class Case:
     steps: int = 8
     cut: int = 0
     nudge: float = 0.0
+    optimizer: str = "adam"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def spec_of(case: Case) -> RunSpec:
     """The run."""
     common: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "lr": 1e-3, "lr_rampup_images": 0}
     common |= {"dropout": 0.1} if case.guided else {}
+    common |= {"optimizer": case.optimizer}
     guided_student = case.guided and case.objective in ("scd", *PAIRS)
     if case.objective == "teacher":
         recipe = TeacherRecipe(**common, label_dropout=0.2 if case.guided else 0.0)

@@ -90,6 +90,24 @@ def test_all_that_changes_only_how_changes_nothing(strategy: str) -> None:
     assert difference(ours.grad_norm, wanted.grad_norm) < EXACT
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param(name, marks=() if name in ("fsdp2", "zero3") else pytest.mark.nightly) for name in STRATEGIES],
+)
+def test_radam_too_and_from_a_checkpoint_on(strategy: str) -> None:
+    """Whose steps are rectified from the sixth on; the number of steps is part of what goes on."""
+    one = Case("sct", optimizer="radam")
+    ours, wanted = curves(replace(spread(one, strategy), cut=one.steps // 2)), curves(one)
+    assert difference(ours.loss, wanted.loss) < EXACT
+    assert difference(ours.grad_norm, wanted.grad_norm) < EXACT
+    assert difference(curves(Case("sct")).loss, wanted.loss) > 1e-4
+
+
+def test_radam_by_one_process_goes_on_to_the_bit() -> None:
+    one = Case("sct", optimizer="radam")
+    assert curves(replace(one, cut=3)) == curves(one)
+
+
 @pytest.mark.parametrize("name", golden_cases())
 def test_losses_are_those_that_were_kept(name: str) -> None:
     """To what another processor's order of summation may change: in half precision, both may be off from float32."""

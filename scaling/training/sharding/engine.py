@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -11,11 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from models.trigflow import TrigFlowNet
+from scaling.config.recipes import OptimizerName
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
 
-ADAM = {"betas": (0.9, 0.99), "eps": 1e-11}  # of the paper, for all runs
+ADAM = {"betas": (0.9, 0.99), "eps": 1e-11}  # of the paper, for all runs and both optimizers
 MOMENTS: tuple[Literal["exp_avg"], Literal["exp_avg_sq"]] = ("exp_avg", "exp_avg_sq")
+
+
+def make_optimizer(kind: OptimizerName, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam, or Adam with rectified steps (RAdam, Liu et al. 2020), whose first ones are momentum alone.
+
+    RAdam has no fused kernel: a tensor at a time, it needs no memory beyond its moments, which are Adam's.
+    """
+    if kind == "radam":
+        return torch.optim.RAdam(parameters, foreach=False, **ADAM)
+    return torch.optim.Adam(parameters, fused=True, **ADAM)
+
+
+def first_state(kind: OptimizerName, tensor: Tensor) -> dict[str, Tensor]:
+    """The optimizer's state of a tensor before its first step; RAdam reads the number of steps on the host."""
+    device = tensor.device if kind == "adam" else torch.device("cpu")
+    zeros = {moment: torch.zeros_like(tensor, requires_grad=False) for moment in MOMENTS}
+    return {"step": torch.zeros((), device=device), **zeros}
 
 
 class Engine(ABC):
@@ -27,9 +45,10 @@ class Engine(ABC):
 
     net: nn.Module
 
-    def __init__(self, module: TrigFlowNet, world: World) -> None:
+    def __init__(self, module: TrigFlowNet, world: World, kind: OptimizerName = "adam") -> None:
         """`module`: the whole network, equal on all ranks; it belongs to the engine from here on."""
         self.module, self.world = module, world
+        self.kind: OptimizerName = kind
         self.names = [name for name, _ in module.named_parameters()]
 
     @abstractmethod
@@ -57,7 +76,7 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, lr: float, scale: float) -> None:
-        """Adam on the gradient divided by `scale`, then forced weight normalisation; the gradient is gone after."""
+        """The optimizer on the gradient over `scale`, then forced weight normalisation; the gradient is gone after."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -69,11 +88,11 @@ class Engine(ABC):
 
     @abstractmethod
     def moments(self) -> Mapping[str, Mapping[str, Piece]]:
-        """{"exp_avg": ..., "exp_avg_sq": ...}: Adam's moments, such views too; zeros before the first step."""
+        """{"exp_avg": ..., "exp_avg_sq": ...}: the optimizer's moments, such views too; zeros before the first step."""
 
     @abstractmethod
     def loaded(self, updates: int) -> None:
-        """Weights, moments and buffers were overwritten through the pieces, after `updates` steps of Adam."""
+        """Weights, moments and buffers were overwritten through the pieces, after `updates` steps of the optimizer."""
 
     def buffers(self) -> Mapping[str, Piece]:
         """The buffers of the network, whole on every rank."""
@@ -82,16 +101,15 @@ class Engine(ABC):
 
 
 class AdamEngine(Engine):
-    """What the strategies of torch share: gradients at the parameters, and fused Adam on them."""
+    """What the strategies of torch share: gradients at the parameters, and an optimizer of torch's on them."""
 
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
 
     def prepare(self) -> None:
         """Make the optimizer, with moments of zero, once the parameters are those that are trained."""
-        self.optimizer = torch.optim.Adam(self.module.parameters(), fused=True, **ADAM)
+        self.optimizer = make_optimizer(self.kind, self.module.parameters())
         for parameter in self.module.parameters():
-            zeros = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
-            self.optimizer.state[parameter] = {"step": torch.zeros((), device=self.world.device), **zeros}
+            self.optimizer.state[parameter] = first_state(self.kind, parameter)
 
     @abstractmethod
     def piece(self, tensor: Tensor) -> Piece:

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from models.primitives import MPLinear, weight_scale
 from models.trigflow import TrigFlowNet
 from models.unet import Block
+from scaling.config.recipes import OptimizerName
 from scaling.errors import ParallelError
 from scaling.training.sharding.engine import AdamEngine
 from scaling.training.sharding.pieces import Piece
@@ -23,9 +24,9 @@ from scaling.training.sharding.world import World
 class ShardedEngine(AdamEngine):
     """`fully_shard` of every block and of the rest; `shard_devices` consecutive ranks share one copy of the weights."""
 
-    def __init__(self, module: TrigFlowNet, world: World, shard_devices: int) -> None:
+    def __init__(self, module: TrigFlowNet, world: World, shard_devices: int, kind: OptimizerName = "adam") -> None:
         """ParallelError where shard_devices does not divide the world."""
-        super().__init__(module.to(world.device), world)
+        super().__init__(module.to(world.device), world, kind)
         self.shard_devices = shard_devices
         _shard(module, _mesh(world, shard_devices))
         self.net = module

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from models.trigflow import TrigFlowNet
+from scaling.config.recipes import OptimizerName
 from scaling.config.sections import Launch
 from scaling.errors import ParallelError
 from scaling.training.sharding.engine import AdamEngine, Engine
@@ -25,8 +26,8 @@ from scaling.training.sharding.zero import ZeroEngine
 class ReplicatedEngine(AdamEngine):
     """The whole network on every rank: one process, or DistributedDataParallel."""
 
-    def __init__(self, module: TrigFlowNet, world: World) -> None:
-        super().__init__(module.to(world.device), world)
+    def __init__(self, module: TrigFlowNet, world: World, kind: OptimizerName = "adam") -> None:
+        super().__init__(module.to(world.device), world, kind)
         self.parallel = None
         if world.size > 1:
             with warnings.catch_warnings():
@@ -67,7 +68,7 @@ def check_strategy(launch: Launch, devices: int) -> None:
         )
 
 
-def build_engine(net: TrigFlowNet, launch: Launch, world: World) -> Engine:
+def build_engine(net: TrigFlowNet, launch: Launch, world: World, kind: OptimizerName = "adam") -> Engine:
     """The network ready to be trained by the strategy of `launch`; ParallelError where that cannot be had.
 
     The family's default was asked when the run was planned: what is still "auto" here is ddp.
@@ -81,10 +82,10 @@ def build_engine(net: TrigFlowNet, launch: Launch, world: World) -> Engine:
     if strategy in ("fsdp2", "hsdp"):
         from scaling.training.sharding.fsdp import ShardedEngine
 
-        return ShardedEngine(net, world, _shard_devices(launch, world))
+        return ShardedEngine(net, world, _shard_devices(launch, world), kind)
     if strategy.startswith("zero"):
-        return ZeroEngine(net, world, int(strategy[-1]))
-    return ReplicatedEngine(net, world)
+        return ZeroEngine(net, world, int(strategy[-1]), kind)
+    return ReplicatedEngine(net, world, kind)
 
 
 def freeze(net: TrigFlowNet, launch: Launch, world: World) -> TrigFlowNet:

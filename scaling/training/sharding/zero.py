@@ -20,8 +20,9 @@ from torch import Tensor
 from models.primitives import EPS, MPLinear
 from models.trigflow import TrigFlowNet
 from models.unet import Block
+from scaling.config.recipes import OptimizerName
 from scaling.errors import ParallelError
-from scaling.training.sharding.engine import ADAM, MOMENTS, Engine
+from scaling.training.sharding.engine import MOMENTS, Engine, first_state, make_optimizer
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
 from scaling.training.sharding.zero_config import zero_config
@@ -46,19 +47,20 @@ def _largest(module: TrigFlowNet) -> int:
 class ZeroEngine(Engine):
     """ZeRO of `stage` 1, 2 or 3 over all ranks of the world."""
 
-    def __init__(self, module: TrigFlowNet, world: World, stage: int) -> None:
-        super().__init__(module, world)
+    def __init__(self, module: TrigFlowNet, world: World, stage: int, kind: OptimizerName = "adam") -> None:
+        super().__init__(module, world, kind)
         deepspeed = _deepspeed(world)
         self.net, self.stage = module, stage
         self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
         if stage == 3:
             # Blocks are gathered and reduced as a whole: their weights are needed until the normalisation's backward.
             deepspeed.utils.set_z3_leaf_modules(module, [Block])
-        self.optimizer = torch.optim.Adam(module.parameters(), fused=True, **ADAM)
+        self.optimizer = make_optimizer(kind, module.parameters())
         settings = {
             **zero_config(_largest(module), stage),
             "train_micro_batch_size_per_gpu": 1,  # asked for, and used for nothing but a rate that is switched off
             "timers": {"throughput": {"enabled": False}},
+            "zero_allow_untested_optimizer": True,  # RAdam too works element by element on the partitions
         }
         started: tuple[Any, ...] = deepspeed.initialize(model=module, optimizer=self.optimizer, config=settings)
         self.engine, self.zero = started[:2]
@@ -68,8 +70,7 @@ class ZeroEngine(Engine):
         )
         self.runs = dict(self._partitions() if stage == 3 else self._slices())
         for master in self.masters:
-            zeros = {moment: torch.zeros_like(master, requires_grad=False) for moment in MOMENTS}
-            self.optimizer.state[master] = {"step": torch.zeros((), device=master.device), **zeros}
+            self.optimizer.state[master] = first_state(kind, master)
 
     def _slices(self) -> Iterator[tuple[str, _Overlap]]:
         """Stages 1 and 2: all tensors as one flat vector, padded, of which each rank has one part."""
