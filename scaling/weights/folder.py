@@ -157,6 +157,13 @@ class SavedModel:
         """The weights by the names of TrigFlowNet, float32, verified."""
         return self.release.state()
 
+    def trigflow_state(self) -> dict[str, Tensor]:
+        """The same of TrigFlow's F: of a folder with EDM's, the output gain is negated, which is exact."""
+        from models.edm2 import as_trigflow_teacher
+
+        state = self.state()
+        return as_trigflow_teacher(state) if self.description.parameterization == "edm" else state
+
     def network(self, device: torch.device | str = "cpu") -> TrigFlowNet:
         """The network with its weights, float32, for inference."""
         return self.release.network(device)

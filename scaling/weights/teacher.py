@@ -100,11 +100,6 @@ def planned_weights(folder: Path, sha256: str) -> SavedModel:
 def _content_faults(saved: SavedModel, study: StudyConfig) -> Iterator[str]:
     """What it computes, and on what."""
     description = saved.description
-    if description.parameterization != "trigflow":
-        yield (
-            f"its parameterization is {description.parameterization!r}, and a teacher's is 'trigflow': import it again "
-            "with --as trigflow-teacher"
-        )
     encoder, ours = description.encoder, known_encoder(study.data.encoder, "data.encoder")
     if encoder["name"] != ours.name:
         yield (

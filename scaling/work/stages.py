@@ -106,7 +106,7 @@ def _at_rest(folder: Path | None, sha256: str | None) -> Origin | None:
         return None
     assert folder is not None, "a run that takes weights says where they lie"
     saved = planned_weights(folder, sha256)
-    return Origin(saved.config, saved.state())
+    return Origin(saved.config, saved.trigflow_state())
 
 
 def _parent(home: Path, profile: float) -> Origin:

@@ -33,7 +33,7 @@ from scaling.training.start import Origin, averaged_weights, build_network
 from scaling.training.trainer import Trainer
 from scaling.weights.folder import SavedModel, describe_network, load_model, save_model
 from scaling.weights.trained import load_network
-from scaling.work.stages import run
+from scaling.work.stages import _at_rest, run
 from scaling.work.stopping import StopRequest
 from scaling.work.worker import main
 from tests.study.trainers import batch_of, trainer_of
@@ -211,6 +211,25 @@ def test_training_goes_on_from_weights_with_a_fresh_weighting(
     assert not torch.equal(start.engine.module.state_dict()["unet.out_gain"], weights["unet.out_gain"])
 
 
+@pytest.mark.parametrize("key", ["weights", "guide"])
+def test_a_network_of_edms_f_is_taken_without_conversion(
+    tmp_path: Path, write_study: Fixture, homes_of: Fixture, key: str
+) -> None:
+    """F_trig = -F_edm: a teacher, or what guides one, is that network with its output gain negated."""
+    saved = drawn(tmp_path / "edm", parameterization="edm")
+    changes: dict[str, Any] = {"teacher": {"steps": 1, key: str(saved.folder)}, "scd": SHORT, "sct": SHORT}
+    if key == "guide":
+        changes["scd"] = {**SHORT, "guidance": [1, 2]}
+        changes["sampling"] = {"student_guidance": {1: 1, 2: 1}}
+    homes = homes_of(write_study(tmp_path, **changes))
+    config = load_run(homes.of("teacher" if key == "weights" else "scd"))
+    found = _at_rest(config.weights, config.spec.weights) or _at_rest(config.guide, config.spec.guide)
+    assert found is not None
+    state = saved.state()
+    assert state["unet.out_gain"].item() != 0
+    assert_equal(dict(found.state), {**state, "unet.out_gain": -state["unet.out_gain"]})
+
+
 Make = Callable[[Path], Any]
 REFUSED: dict[str, tuple[Make, list[str]]] = {
     "missing": (
@@ -220,10 +239,6 @@ REFUSED: dict[str, tuple[Make, list[str]]] = {
     "foreign": (
         lambda folder: (folder.mkdir(), (folder / "config.json").write_text("{}")),
         ["config.json: has format None", "not written by trigscale"],
-    ),
-    "edm": (
-        lambda folder: drawn(folder, parameterization="edm"),
-        ["its parameterization is 'edm'", "import it again with --as trigflow-teacher"],
     ),
     "encoder": (
         lambda folder: drawn(folder, encoder="edm2-sd-vae-v1"),
