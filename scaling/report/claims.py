@@ -141,8 +141,8 @@ def _fidelity(record: Record) -> Iterator[Claim]:
     pair: tuple[Method, ...] = ("vsd", "scd_vsd")
     for method in pair:
         name, precision, recall = LABELS[method], _rows_by(record, "precision"), _rows_by(record, "recall")
-        yield from _judged(precision, f"{name} is more precise than sCD", "scd", method, 1)
-        yield from _judged(recall, f"{name} has lower recall than sCD", method, "scd", 1)
+        yield from _judged(precision, Statement(f"{name} is more precise than sCD"), "scd", method, 1)
+        yield from _judged(recall, Statement(f"{name} has lower recall than sCD"), method, "scd", 1)
 
 
 def _rows_by(record: Record, kind: str) -> list[Row]:

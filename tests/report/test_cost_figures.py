@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ PUBLISHED = "published/scm-imagenet512.csv"
 
 
 def test_a_run_costs_what_it_started_from_too() -> None:
-    known = {"macs": 10.0, "parameters": 7.0, "decoder": 100.0}
+    known: dict[str, Any] = {"macs": 10.0, "parameters": 7.0, "decoder": 100.0}
     rows = [Row("teacher", 4, 7, "s", seed, fd=4.0 * 2**seed, training=1e6, **known) for seed in (0, 1)]
     rows += [Row("scd", 2, 2, "s", seed, fd=8.0 * 2**seed, training=2e6, **known) for seed in (0, 1)]
     rows += [Row("scd_vsd", 1, 1, "s", 0, fd=6.0, training=3e6, **known), Row("mine", 1, 1, "s", 0, fd=9.0, **known)]
@@ -58,7 +59,7 @@ def test_a_table_without_costs_but_one_network_has_no_figure() -> None:
     assert cost_figure(cost_points([Row("a", 1, 1, "s", 0, 10.0, 2.0)]), "FID") is None
 
 
-def test_a_study_says_its_training(write_study, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_study_says_its_training(write_study: Any, tmp_path: Path) -> None:
     rows = load_scores(write_study(tmp_path / "made", methods=["teacher", "scd"], sizes=["xs"]))
     costs = {(one.method, one.steps): one.costs for one in cost_points(rows)}
     assert costs["scd", 2]["chain"] == 96_000 * 310_000 * (3 + 5)

@@ -116,7 +116,9 @@ def test_strengths_are_judged_by_every_metric(ended: Fixture) -> None:
         for metric in scores.metrics:
             for score in metric.scores:
                 assert by_place[score.steps, at[score.steps]][metric.metric] == score
-    nfe = {one.guidance: one.metrics["fd-fashion"].nfe for one in RunHome(ended.of("teacher")).read_guidance().points}
+    teacher = RunHome(ended.of("teacher")).read_guidance()
+    assert teacher is not None
+    nfe = {one.guidance: one.metrics["fd-fashion"].nfe for one in teacher.points}
     assert nfe == {1.5: 6, 1.25: 6, 1: 3}
 
 
