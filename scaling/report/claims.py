@@ -99,8 +99,9 @@ def _techniques(rows: Sequence[Row], curves: Sequence[Curve]) -> Iterator[Claim]
         for other in curves:
             keys = one.differs_in(other) if one.method == other.method else set()
             said = _said(one.recipe, other.recipe, keys)
-            for steps in (1, 2) if said is not None else ():
-                yield from _judged(rows, said, one.label, other.label, steps)
+            for steps in (1, 2):
+                if said is not None:
+                    yield from _judged(rows, said, one.label, other.label, steps)
 
 
 def _said(one: dict[str, Any], other: dict[str, Any], keys: set[str]) -> Statement | None:
