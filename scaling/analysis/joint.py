@@ -62,7 +62,7 @@ def fit_joint(curves: Mapping[Key, Estimates]) -> JointLaw | None:
     teachers = [key for key in curves if key[0] == TEACHER]
     if not teachers or len(curves) < 2:
         return None
-    shared = [size for size in curves[teachers[0]].sizes if all(size in curve.sizes for curve in curves.values())]
+    shared = _shared([curves[teachers[0]], *curves.values()])
     if len(shared) < 3:
         return None
     mean = _mean([_only(curve, shared) for curve in curves.values()])
@@ -73,7 +73,7 @@ def fit_joint(curves: Mapping[Key, Estimates]) -> JointLaw | None:
 def fit_sampling(method: str, curves: Mapping[int, Estimates], nfe: Mapping[int, int]) -> SamplingLaw | None:
     """The law of one method over its steps; None for one number of steps, or fewer than three shared sizes."""
     steps = sorted(curves, key=lambda each: nfe[each])
-    shared = [size for size in curves[steps[0]].sizes if all(size in curve.sizes for curve in curves.values())]
+    shared = _shared([curves[each] for each in steps])
     if len({nfe[each] for each in steps}) < 2 or len(shared) < 3:
         return None
     only = {each: _only(curves[each], shared) for each in steps}
@@ -88,8 +88,15 @@ def fit_sampling(method: str, curves: Mapping[int, Estimates], nfe: Mapping[int,
     return SamplingLaw(method, Interval(-alpha.value, -alpha.high, -alpha.low), beta, tuple(choices))
 
 
+def _shared(curves: Sequence[Estimates]) -> list[str]:
+    """The sizes that all curves have, in the order of the first."""
+    common = set(curves[0].sizes).intersection(*(curve.sizes for curve in curves[1:]))
+    return [size for size in curves[0].sizes if size in common]
+
+
 def _only(curve: Estimates, sizes: Sequence[str]) -> Estimates:
-    chosen = [curve.sizes.index(size) for size in sizes]
+    places = {size: place for place, size in enumerate(curve.sizes)}
+    chosen = [places[size] for size in sizes]
     arrays = (curve.macs[chosen], curve.value[chosen], curve.seeds[chosen], curve.squares[chosen])
     return Estimates(tuple(sizes), *arrays, curve.sampling[chosen], curve.stated)
 

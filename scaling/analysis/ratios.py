@@ -97,6 +97,8 @@ def fit_ratios(rows: Sequence[Row], observed: Sequence[Observation], stated: flo
     for row, one in zip(rows, observed, strict=True):
         if row.method == TEACHER:
             teachers.setdefault(row.size, {})[row.seed] = one
+    if not teachers:
+        return []
     notes: dict[tuple[str, int], list[str]] = {}
     groups: dict[tuple[str, int], dict[str, list[Observation]]] = {}
     macs: dict[tuple[str, int], dict[str, float]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,8 @@ def analyse(
     axis = axis or default_axis(rows)
     rows = on_axis(rows, axis)
     check_rows(rows, axis)
-    ordered = sorted(rows, key=lambda row: (*curve_order(row.method, row.steps), row.macs, row.size, row.seed))
+    place = {key: curve_order(*key) for key in {(row.method, row.steps) for row in rows}}
+    ordered = sorted(rows, key=lambda row: (place[row.method, row.steps], row.macs, row.size, row.seed))
     observed = [observe(row) for row in ordered]
     curves = _curves(ordered, observed, relative_noise)
     nfe = {(row.method, row.steps): row.nfe for row in ordered}
@@ -159,15 +161,15 @@ def _curves(
 def _distances(key: tuple[str, int], estimates: Estimates, nfe: int) -> list[Distance]:
     sloped = fit_line(estimates, powers(estimates)) if len(set(estimates.macs)) > 1 else None
     intervals, source = points(estimates, sloped)
-    return [
-        Distance(*key, nfe, size, float(estimates.macs[i]), int(estimates.seeds[i]), intervals[i].exp(), source)
-        for i, size in enumerate(estimates.sizes)
-    ]
+    each = zip(estimates.sizes, estimates.macs.tolist(), estimates.seeds.tolist(), intervals, strict=True)
+    return [Distance(*key, nfe, size, macs, seeds, log.exp(), source) for size, macs, seeds, log in each]
 
 
 def _contrasts(rows: Sequence[Row], observed: Sequence[Observation], stated: float | None) -> list[RatioCurve]:
     """The first student over each other one in as many steps: the teacher that they share cancels."""
     students = list(dict.fromkeys(row.method for row in rows if row.method != TEACHER))
+    if len(students) < 2:
+        return []
     scores = {(r.method, r.steps, r.size, r.seed): (r, one) for r, one in zip(rows, observed, strict=True)}
     both = None if stated is None else stated * math.sqrt(2)
     found = []
@@ -209,8 +211,13 @@ def _notes(rows: Sequence[Row], curves: Mapping[tuple[str, int], Estimates]) -> 
 
 def plain(value: Any) -> Any:
     """Dataclasses as dicts, without what is inside; what is infinite or not a number as None."""
-    if is_dataclass(value):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value) if one.name not in INSIDE}
+    kind = type(value)
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is str or kind is int:
+        return value
+    if is_dataclass(kind):
+        return {name: plain(getattr(value, name)) for name in _shown_fields(kind)}
     if isinstance(value, tuple | list):
         return [plain(one) for one in value]
     if isinstance(value, dict):
@@ -218,6 +225,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@cache
+def _shown_fields(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(kind) if one.name not in INSIDE)
 
 
 def show(interval: Interval) -> str:

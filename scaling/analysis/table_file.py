@@ -8,6 +8,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -234,26 +235,29 @@ CONVERTERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
 def _check_units(path: Path, rows: Sequence[Row]) -> None:
     """TableError where costs can only be in different units; a warning where all are too few for a network."""
     for name in NUMBERS:
-        found = sorted((value, row.place, row.size) for row in rows if (value := getattr(row, name)) == value and value)
-        if not found:
+        cost = attrgetter(name)
+        known = [row for row in rows if (value := cost(row)) == value and value]
+        if not known:
             continue
-        sizes: dict[str, list[tuple[float, str, str]]] = {}
-        for each in found:
-            sizes.setdefault(each[2], []).append(each)
         if name in ("macs", "parameters"):
+            sizes: dict[str, list[Row]] = {}
+            for row in known:
+                sizes.setdefault(row.size, []).append(row)
             for size, of_size in sizes.items():
-                _check_spread(path, name, of_size, ONE_SIZE, f"one size, {size!r}")
-        _check_spread(path, name, found, ONE_TABLE, "one table")
-        largest, place, _ = found[-1]
-        if name == "macs" and largest < LEAST:
+                if len(of_size) > 1:
+                    _check_spread(path, name, of_size, ONE_SIZE, f"one size, {size!r}")
+        _check_spread(path, name, known, ONE_TABLE, "one table")
+        most = max(known, key=cost)
+        if name == "macs" and most.macs < LEAST:
             text = "%s: macs is %g at most (%s), few for a network: are they GMACs? 1 GMAC is 1e9"
-            log.warning(text, path, largest, place)
+            log.warning(text, path, most.macs, most.place)
 
 
-def _check_spread(path: Path, name: str, found: Sequence[tuple[float, str, str]], most: float, what: str) -> None:
-    (least, first, _), (largest, last, _) = found[0], found[-1]
-    if largest > most * least:
+def _check_spread(path: Path, name: str, rows: Sequence[Row], most: float, what: str) -> None:
+    cost = attrgetter(name)
+    least, largest = min(rows, key=cost), max(rows, key=cost)
+    if cost(largest) > most * cost(least):
         raise TableError(
-            f"{path}: {name} is {least:g} in {first} and {largest:g} in {last}, of {what}: is one of them in another "
-            "unit? 1 GMAC is 1e9"
+            f"{path}: {name} is {cost(least):g} in {least.place} and {cost(largest):g} in {largest.place}, of {what}: "
+            "is one of them in another unit? 1 GMAC is 1e9"
         )

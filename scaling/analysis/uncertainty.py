@@ -55,12 +55,16 @@ class Interval:
 
     def exp(self) -> Interval:
         """The interval of the exponential."""
-        return Interval(*(math.exp(min(end, LARGEST_LOG)) if end < math.inf else end for end in self.ends))
+        return Interval(_exp(self.value), _exp(self.low), _exp(self.high))
 
     @property
     def ends(self) -> tuple[float, float, float]:
         """Value, low, high."""
         return self.value, self.low, self.high
+
+
+def _exp(end: float) -> float:
+    return math.exp(min(end, LARGEST_LOG)) if end < math.inf else end
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,12 @@ def combine(
     """
     sizes = tuple(sorted(observed, key=lambda size: (macs[size], size)))
     groups = [[one.value for one in observed[size]] for size in sizes]  # lists: of many sizes most have one value
-    value = np.array([math.fsum(group) / len(group) for group in groups])
     counts = np.array([len(group) for group in groups])
-    squares = np.array([sum((x - mean) ** 2 for x in group) for group, mean in zip(groups, value, strict=True)])
+    means = [group[0] if len(group) == 1 else math.fsum(group) / len(group) for group in groups]
+    value = np.array(means)
+    squares = np.array(
+        [0.0 if len(g) == 1 else sum((x - mean) ** 2 for x in g) for g, mean in zip(groups, means, strict=True)]
+    )
     sampling = [average(observed[size]).sampling for size in sizes]
     if counts.max() > 1 and not squares.any():
         first = sizes[int(np.argmax(counts > 1))]

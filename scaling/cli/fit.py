@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 from scaling.cli.output import AsJson, show
 
 if TYPE_CHECKING:
+    from scaling.analysis.summary import Analysis
     from scaling.analysis.table import Row
 
 
@@ -47,37 +50,64 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit ratios and scaling laws to results, with intervals: e.g. published/scm-imagenet512.csv --predict xxl."""
-    from scaling.analysis.axis import by_metric, default_axis
+    from scaling.analysis.axis import by_metric
     from scaling.analysis.gather import drop, gather
-    from scaling.analysis.summary import analyse
-    from scaling.cli.fit_tables import render
 
-    groups = by_metric(gather(tables, column or []), metric)
-    figures = _figures(groups, to) if to is not None else []
     shown: list[Any] = []
     found: list[dict[str, Any]] = []
-    for name, group in groups.items():
-        rows = drop(group, drop_highest)
-        shown += [f"{name or 'score'}{f' at N = {rows[0].n:,}' if rows[0].n else ''}"] if len(groups) > 1 else []
-        if law is not None:
-            from scaling.cli.surface_tables import fit_law
+    with _uncollected():
+        groups = by_metric(gather(tables, column or []), metric)
+        figures = _figures(groups, to) if to is not None else []
+        for name, group in groups.items():
+            rows = drop(group, drop_highest)
+            shown += [f"{name or 'score'}{f' at N = {rows[0].n:,}' if rows[0].n else ''}"] if len(groups) > 1 else []
+            if law is not None:
+                from scaling.cli.surface_tables import fit_law
 
-            lines, content = fit_law(law, rows, predict or [])
-            shown += lines
-            found.append({"metric": name, **content})
-            continue
-        axis = against or default_axis(rows)
-        targets: dict[str, float] = {}
-        if predict:
-            from scaling.analysis.targets import resolve_targets
+                lines, content = fit_law(law, rows, predict or [])
+                shown += lines
+                found.append({"metric": name, **content})
+                continue
+            analysis = _analyse(rows, against, predict or [], hold_out, relative_noise)
+            if as_json:
+                found.append(analysis.to_json())
+            else:
+                from scaling.cli.fit_tables import render
 
-            targets = resolve_targets(predict, rows, axis)
-        analysis = analyse(rows, relative_noise=relative_noise, axis=axis, hold_out=hold_out, targets=targets)
-        shown += render(analysis)
-        found.append(analysis.to_json())
-    content = {"tables": [str(Path(table)) for table in tables], "analyses": found}
-    content |= {"figures": figures} if to is not None else {}
-    show([*shown, *figures], content, as_json)
+                shown += render(analysis)
+        content = {"tables": [str(Path(table)) for table in tables], "analyses": found}
+        content |= {"figures": figures} if to is not None else {}
+        show([*shown, *figures], content, as_json)
+
+
+def _analyse(
+    rows: Sequence[Row], against: str | None, predict: Sequence[str], hold_out: int, relative_noise: float | None
+) -> Analysis:
+    """The analysis of one metric's rows."""
+    from scaling.analysis.axis import default_axis
+    from scaling.analysis.summary import analyse
+
+    axis = against or default_axis(rows)
+    targets: dict[str, float] = {}
+    if predict:
+        from scaling.analysis.targets import resolve_targets
+
+        targets = resolve_targets(predict, rows, axis)
+    return analyse(rows, relative_noise=relative_noise, axis=axis, hold_out=hold_out, targets=targets)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles: a long table is hundreds of thousands of objects that are no garbage, and to
+    look through them again and again takes a third of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _figures(groups: Mapping[str, Sequence[Row]], folder: Path) -> list[str]:
