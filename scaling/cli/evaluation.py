@@ -9,6 +9,7 @@ import typer
 
 from scaling.cli.data import data_app
 from scaling.cli.output import AsJson, show
+from scaling.cli.ranks import share
 
 Ruler = Annotated[Path | None, typer.Option(help="for metrics ...-own: file that `trigscale ruler train` wrote")]
 Inception = Annotated[Path | None, typer.Option(help="for fid, kid, precision, ...: file of Inception's weights")]
@@ -49,11 +50,16 @@ def evaluate(
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="of a search: where it is written down")
     ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="devices that share the images")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Judge images by their distance to the real ones, and say how sure that is."""
+    if search is not None and devices > 1:
+        raise typer.BadParameter("a search runs on one device", param_hint="--devices")
+    share(devices)
     from scaling.evaluation.judge import Settings
     from scaling.run.devices import any_device
+    from scaling.training.sharding.world import joined
     from scaling.work.evaluating import Asked, default_metrics, describe, evaluate_images, images_at, parse_metrics
     from scaling.work.sampling import Choices
 
@@ -69,9 +75,11 @@ def evaluate(
         found = search_run(samples, asked, search, seeds, choices, budget, to, device)
         show(_searched(found), found, as_json)
         return
-    images = images_at(samples, seeds, choices, device)
-    result = evaluate_images(samples, images, asked, device)
-    show([describe(one) for one in result["metrics"]], result, as_json)
+    with joined(device) as world:
+        images = images_at(samples, seeds, choices, world.device)
+        result = evaluate_images(samples, images, asked, world)
+    if result is not None:
+        show([describe(one) for one in result["metrics"]], result, as_json)
 
 
 def _searched(found: dict[str, Any]) -> list[Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from scaling.cli.output import AsJson, show
+from scaling.cli.ranks import share
 
 
 def sample(
@@ -46,8 +45,7 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Draw samples of a trained network. Given again, the command makes what is missing."""
-    if devices > 1 and "RANK" not in os.environ:
-        raise typer.Exit(_on_ranks(devices))
+    share(devices)
     from scaling.config.validation import ConfigError
     from scaling.run.devices import any_device
     from scaling.training.sharding.world import joined
@@ -86,11 +84,3 @@ def _interval(text: str | None) -> tuple[float, float] | None:
     if not 0 <= low < high:
         raise ConfigError(f"--guidance-interval {text}: write two noise levels that rise, such as 0.28,5.42")
     return low, high
-
-
-def _on_ranks(devices: int) -> int:
-    """The same command in one process a device; its exit code."""
-    from slurm.ranks import run_ranks
-
-    command = (sys.executable, "-P", "-m", "scaling", *sys.argv[1:])
-    return run_ranks(command, devices, os.environ, lambda: False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -46,6 +46,10 @@ class Drawn:
         blank = torch.zeros(1, config.latent_channels, config.resolution, config.resolution, device=self.device)
         height, width, channels = run_decoder(self.spec.data, self.vae, self.device).samples(blank).shape[1:]
         return height, width, channels
+
+    def share(self, rank: int, size: int) -> Drawn:
+        """Those of one of `size` ranks: an image depends on its seed alone."""
+        return replace(self, seeds=np.array_split(self.seeds, size)[rank])
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """uint8 [B, H, W, C], at most `size` at a time, in the order of the seeds."""

@@ -24,6 +24,7 @@ from scaling.evaluation.references import is_ours, read_reference
 from scaling.evaluation.spaces.open import open_space
 from scaling.evaluation.spaces.resize import Mode
 from scaling.evaluation.spaces.space import Images, Space
+from scaling.training.sharding.world import World
 from scaling.work.drawn import Drawn
 from scaling.work.sampling import Choices, drawn_by, hold, holds_weights, parse_seeds
 from scaling.work.search import Search, evaluator, variables_of
@@ -100,18 +101,21 @@ def search_run(
     return {**what, **search.run(variables, middle).facts()}
 
 
-def evaluate_images(path: Path, images: Images, asked: Asked, device: torch.device) -> dict[str, Any]:
+def evaluate_images(path: Path, images: Images, asked: Asked, world: World) -> dict[str, Any] | None:
     """Each metric of the images that are or come from `path`, with all that it depends on.
 
-    DataError or SpaceError names the file.
+    The ranks of a world share the images, and rank 0 judges: the others get None (collective). DataError or SpaceError
+    names the file.
     """
     if images.count < LEAST:
         raise DataError(f"{path}: holds {images.count} images: a set of {LEAST} at least can be judged")
     results = []
     spaces: list[SpaceName] = [metric.space for metric in asked.metrics]
     for name in dict.fromkeys(spaces):
-        space = open_space(name, asked.files, asked.resize, device)
-        results += naming(path, lambda space=space: _in_space(images, space, asked))
+        space = open_space(name, asked.files, asked.resize, world.device)
+        results += naming(path, lambda space=space: _in_space(images, space, asked, world))
+    if not world.leads:
+        return None
     order = [metric.name for metric in asked.metrics]
     results.sort(key=lambda result: order.index(result["metric"]))
     return {"images": str(path), "n": images.count, "reference": str(asked.reference), "metrics": results}
@@ -127,21 +131,26 @@ def naming(path: Path, work: Callable[[], Any]) -> Any:
         raise DataError(f"{path}: {error}") from error
 
 
-def _in_space(images: Images, space: Space, asked: Asked) -> list[dict[str, Any]]:
+def _in_space(images: Images, space: Space, asked: Asked, world: World) -> list[dict[str, Any]]:
     metrics = [metric for metric in asked.metrics if metric.space == space.about.space]
-    made = extract(space, images)
-    real = real_of(space, metrics, images.count, asked)
+    made = extract(space, images, world=world)
+    real = real_of(space, metrics, images.count, asked, world)
     if real.samples and real.samples != images.count and not asked.held_out:
         own = f", or a reference at N = {images.count:,}, which a study with evaluation.samples={images.count} writes"
         raise DataError(
             f"{images.count:,} images, but the floor was measured with {real.samples:,}, and distances compare at one "
             f"N only: give {real.samples:,} images{own if images.count >= LEAST_SAMPLES else ''}"
         )
+    if not world.leads:
+        return []
     return [_result(metric, made, real, space, images.count, asked) for metric in metrics]
 
 
-def real_of(space: Space, metrics: Sequence[Metric], count: int, asked: Asked) -> Real:
-    """The side of the real images: read from a file of statistics, or made of images; with floors where it can be."""
+def real_of(space: Space, metrics: Sequence[Metric], count: int, asked: Asked, world: World | None = None) -> Real:
+    """The side of the real images: read from a file of statistics, or made of images; with floors where it can be.
+
+    The ranks of a world share the images (collective).
+    """
     about = space.about
     real = read_reference(asked.reference, about.space, about.size)
     if real is not None:
@@ -152,22 +161,28 @@ def real_of(space: Space, metrics: Sequence[Metric], count: int, asked: Asked) -
             )
     else:
         images = open_images(asked.reference)
-        moments = moments_of(space, images)
+        moments = moments_of(space, images, world)
         places = np.linspace(0, images.count - 1, min(count, images.count)).round().astype(int)
         needs = any(metric.needs_real_features for metric in metrics)
-        single = extract(space, Some(images, places)).features if needs else None
+        single = extract(space, Some(images, places), world=world).features if needs else None
         real = Real(about, Reference(*moments.statistics()), moments.count, 0, {}, single)
-    return real if asked.held_out is None else _with_floors(real, space, metrics, count, asked.held_out, asked.settings)
+    return (
+        real
+        if asked.held_out is None
+        else _with_floors(real, space, metrics, count, asked.held_out, asked.settings, world)
+    )
 
 
 def _with_floors(
-    real: Real, space: Space, metrics: Sequence[Metric], count: int, held_out: Path, settings: Settings
+    real: Real, space: Space, metrics: Sequence[Metric], count: int, asked: Asked, world: World | None
 ) -> Real:
-    images = open_images(held_out)
+    assert asked.held_out is not None
+    images = open_images(asked.held_out)
     if images.count < count:
-        raise DataError(f"{held_out}: holds {images.count:,} images, {count:,} are needed for a floor at that N")
+        raise DataError(f"{asked.held_out}: holds {images.count:,} images, {count:,} are needed for a floor at that N")
     places = np.linspace(0, images.count - 1, count).round().astype(int)
-    return real_floors(replace(real, samples=count), metrics, extract(space, Some(images, places)), settings)
+    made = extract(space, Some(images, places), world=world)
+    return real_floors(replace(real, samples=count), metrics, made, asked.settings)
 
 
 def _result(metric: Metric, made: Extracted, real: Real, space: Space, count: int, asked: Asked) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipeline.manifest import DataError
 from scaling.evaluation import extract as module
-from scaling.evaluation.extract import extract
+from scaling.evaluation.extract import extract, moments_of
 from scaling.evaluation.frechet import Reference
 from scaling.evaluation.spaces.small import fashion_space
 from scaling.evaluation.spaces.space import ArrayImages
@@ -46,6 +48,52 @@ def test_two_ranks_extract_what_one_does(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_one_ranks_failure_fails_all() -> None:
     with pytest.raises(AssertionError, match="rank 1: "):
         run_ranks(2, extracted, 1)
+
+
+@dataclass(frozen=True)
+class Dear(ArrayImages):
+    """Images of which a rank makes its own alone; it notes which."""
+
+    def share(self, rank: int, size: int) -> ArrayImages:
+        return ArrayImages(np.array_split(self.array, size)[rank])
+
+
+def moments(spoiled: int | None, dear: bool) -> Any:
+    """Mean and covariance as a rank has them, or the error that it raised; one image of the `spoiled` is no number."""
+    module.BATCH = 50
+    space = fashion_space("cpu")
+    made = space.outputs
+
+    def outputs(batch: np.ndarray) -> Any:
+        found = made(batch)
+        if spoiled is not None:
+            found.features[(batch == images()[spoiled]).all((1, 2, 3))] = np.nan
+        return found
+
+    object.__setattr__(space, "outputs", outputs)
+    with joined(torch.device("cpu")) as world:
+        try:
+            return moments_of(space, (Dear if dear else ArrayImages)(images()), world).statistics()
+        except DataError as error:
+            return str(error)
+
+
+@pytest.mark.parametrize("dear", [False, True])
+def test_ranks_sum_the_moments_of_one(monkeypatch: pytest.MonkeyPatch, dear: bool) -> None:
+    monkeypatch.setattr(module, "BATCH", 50)
+    alone = Reference(*moments_of(fashion_space("cpu"), ArrayImages(images())).statistics())
+    other = Reference(np.zeros_like(alone.mean), np.eye(len(alone.mean)))
+    found = run_ranks(3, moments, None, dear)
+    assert all((mean == found[0][0]).all() and (squares == found[0][1]).all() for mean, squares in found)
+    assert other.distance_to(*found[0]) == pytest.approx(other.distance_to(alone.mean, alone.covariance), rel=1e-9)
+
+
+@pytest.mark.parametrize(("spoiled", "dear", "rank"), [(60, False, 1), (120, True, 0)])
+def test_an_error_of_one_rank_is_told_by_all(spoiled: int, dear: bool, rank: int) -> None:
+    told = f"1 of 50 samples have non-finite features, the first is number {spoiled}: "
+    found = run_ranks(2, moments, spoiled, dear)
+    assert found[rank].startswith(told)
+    assert found[1 - rank].startswith(f"rank {rank}: {told}")
 
 
 def test_no_rank_judges_a_set_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,15 @@ class Images(Protocol):
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """uint8 [B, H, W, C], at most `size` at a time, in order."""
+        ...
+
+
+@runtime_checkable
+class Divisible(Images, Protocol):
+    """Images of which a rank makes its own alone, where they are dear to make."""
+
+    def share(self, rank: int, size: int) -> Images:
+        """The images of one of `size` ranks; those of all ranks, one after the other, are all images."""
         ...
 
 
