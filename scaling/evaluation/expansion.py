@@ -78,38 +78,35 @@ def expand(features: np.ndarray, reference: Reference) -> Estimate:
     if count < LEAST_SAMPLES * size:
         raise ValueError(f"{count} samples of {size} features: the expansion needs {LEAST_SAMPLES * size}")
     mean, covariance = feature_statistics(features)
-    value = reference.distance_to(mean, covariance)
-    product = reference.root.T @ covariance @ reference.root
-    values, vectors = np.linalg.eigh((product + product.T) / 2)
+    if mean.shape != reference.mean.shape:
+        raise ValueError(f"statistics of {mean.size} features against those of {reference.mean.size}")
+    values, vectors = np.linalg.eigh(reference.product(covariance), "L")
+    value = reference.distance_by(mean, covariance, values)
     roots = np.sqrt(values.clip(0))
     lives = roots > BLANK * roots[-1]
-    roots, towards = roots[lives], reference.root @ vectors[:, lives]
-    weights = 1 / (2 * roots[:, None] * roots * (roots[:, None] + roots))
-    influence, quadratic = _passes(features, mean, mean - reference.mean, towards, 1 / roots, weights)
-    squares = roots**2
-    bias = (np.trace(covariance) + quadratic - np.diag(weights) @ squares**2) / count
-    second = weights * squares[:, None] * squares
+    roots, towards = roots[lives], reference.factor @ vectors[:, lives]
+    second = roots[:, None] * roots / (2 * (roots[:, None] + roots))  # W_ij l_i l_j
+    influence, fourth = _passes(features, mean, mean - reference.mean, towards / roots, roots)
+    bias = (np.trace(covariance) + (second * fourth).sum() - np.trace(second)) / count
     v2 = (4 * ((second**2).sum() + (np.diag(second) ** 2).sum()) + 2 * (covariance**2).sum()) / count**2
     variance = max(influence.var(ddof=1) / count - v2, v2)
     return Estimate(value, float(bias), float(np.sqrt(variance)), influence)
 
 
 def _passes(
-    features: np.ndarray,
-    mean: np.ndarray,
-    offset: np.ndarray,
-    towards: np.ndarray,
-    inverse: np.ndarray,
-    weights: np.ndarray,
-) -> tuple[np.ndarray, float]:
-    """IF [N] of each sample but for a constant, and the mean of (y^2)^T W y^2."""
-    influence = np.empty(len(features))
-    total = 0.0
+    features: np.ndarray, mean: np.ndarray, offset: np.ndarray, towards: np.ndarray, roots: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """IF [N] of each sample but for a constant, and E[z_i^2 z_j^2] [D, D] of z = y / s, whose variances are 1.
+
+    The products of N x D x D are made in float32, since an error of 1e-6 of a standard error is nothing.
+    """
+    influence, towards = np.empty(len(features)), towards.astype(np.float32)
+    total = np.zeros((len(roots), len(roots)))
     for start in range(0, len(features), ROWS):
-        x = features[start : start + ROWS].astype(np.float64) - mean
-        squares = (x @ towards) ** 2
-        influence[start : start + ROWS] = x @ (2 * offset) + np.einsum("nd,nd->n", x, x) - squares @ inverse
-        total += np.einsum("nd,nd->", squares @ weights, squares)
+        x = features[start : start + ROWS] - mean
+        squares = (x.astype(np.float32) @ towards) ** 2
+        influence[start : start + ROWS] = x @ (2 * offset) + np.einsum("nd,nd->n", x, x) - squares @ roots
+        total += squares.T @ squares
     return influence, total / len(features)
 
 
