@@ -93,7 +93,7 @@ class Reference:
         factor, symmetric = self.factor, (covariance + covariance.T) / 2
         if factor is self.root:
             return factor.T @ symmetric @ factor
-        made, _ = lapack.dsygst(symmetric.T, factor, itype=2, lower=1)
+        made, _ = lapack.dsygst(symmetric.T, factor, itype=2, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
         return made
 
     def distance_to(self, mean: np.ndarray, covariance: np.ndarray) -> float:

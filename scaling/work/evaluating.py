@@ -166,11 +166,7 @@ def real_of(space: Space, metrics: Sequence[Metric], count: int, asked: Asked, w
         needs = any(metric.needs_real_features for metric in metrics)
         single = extract(space, Some(images, places), world=world).features if needs else None
         real = Real(about, Reference(*moments.statistics()), moments.count, 0, {}, single)
-    return (
-        real
-        if asked.held_out is None
-        else _with_floors(real, space, metrics, count, asked.held_out, asked.settings, world)
-    )
+    return real if asked.held_out is None else _with_floors(real, space, metrics, count, asked, world)
 
 
 def _with_floors(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +18,13 @@ from data_pipeline.manifest import DataError
 from scaling.evaluation import extract as module
 from scaling.evaluation.extract import extract, moments_of
 from scaling.evaluation.frechet import Reference
+from scaling.evaluation.images.sets import open_images
 from scaling.evaluation.spaces.small import fashion_space
 from scaling.evaluation.spaces.space import ArrayImages
 from scaling.run.home import RunHome
 from scaling.training.sharding.world import joined
 from scaling.work import judging
+from scaling.work.evaluating import Asked, evaluate_images, parse_metrics
 from tests.ranks import run_ranks
 
 
@@ -94,6 +99,42 @@ def test_an_error_of_one_rank_is_told_by_all(spoiled: int, dear: bool, rank: int
     found = run_ranks(2, moments, spoiled, dear)
     assert found[rank].startswith(told)
     assert found[1 - rank].startswith(f"rank {rank}: {told}")
+
+
+def judged(folder: Path) -> dict[str, Any] | None:
+    """What `evaluate` finds of the images in a folder, as this rank has it."""
+    module.BATCH = 50
+    asked = Asked(folder / "real.npz", parse_metrics("fd-fashion,precision-fashion"), folder / "held.npz")
+    with joined(torch.device("cpu")) as world:
+        return evaluate_images(folder / "made.npz", open_images(folder / "made.npz"), asked, world)
+
+
+def test_ranks_judge_as_one(tmp_path: Path) -> None:
+    """Images, reference and floors; rank 0 has the answer."""
+    for seed, name in enumerate(("made", "real", "held")):
+        drawn = np.random.default_rng(seed).integers(256, size=(330, 16, 16, 1), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=drawn)
+    whole, nothing = run_ranks(2, judged, tmp_path)
+    (alone,) = run_ranks(1, judged, tmp_path)
+    assert nothing is None
+    for ours, one in zip(whole["metrics"], alone["metrics"], strict=True):
+        assert (ours["value"], ours["floor"]) == pytest.approx((one["value"], one["floor"]), rel=1e-9)
+    assert whole["n"] == 330
+
+
+@pytest.mark.nightly
+def test_the_command_is_shared_and_ends_with_one_ranks_error(tmp_path: Path) -> None:
+    np.savez(tmp_path / "made.npz", images=images())
+
+    def evaluated(reference: str) -> subprocess.CompletedProcess[str]:
+        command = (sys.executable, "-P", "-m", "scaling", "evaluate", "made.npz", "--metrics", "fd-fashion", "--json")
+        asked = (*command, "--reference", reference, "--devices", "2")
+        return subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert json.loads(evaluated("made.npz").stdout)["metrics"][0]["value"] < 1e-6
+    failed = evaluated("none.npz")
+    assert failed.returncode == 2
+    assert "none.npz" in failed.stderr
 
 
 def test_no_rank_judges_a_set_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
