@@ -4,9 +4,9 @@
 
 With a root A of the reference, S2 = A A^T, found once, the last trace is the sum of the roots of the eigenvalues of
 A^T S1 A: one symmetric eigenproblem, no complex roots, no iteration that may fail. A is Cholesky's triangle where the
-reference has full rank: LAPACK's sygst then makes the product in a quarter of the operations. Where so many of the
-eigenvalues are lost in rounding that it could show (features of low rank: sqrt turns 1e-16 into 1e-8), the trace is the
-sum of the singular values of A1^T A instead, whose error is some 1e-15 of it.
+reference has full rank, half of which need not be multiplied. Where so many of the eigenvalues are lost in rounding
+that it could show (features of low rank: sqrt turns 1e-16 into 1e-8), the trace is the sum of the singular values of
+A1^T A instead, whose error is some 1e-15 of it.
 
 The distance is biased upward: two sets of N samples of one distribution have a positive distance, about
 proportional to 1/N, which is the floor of a measurement. Compare values of one N only.
@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
+import torch
 
 from scaling.evaluation.moments import feature_statistics
 
@@ -25,6 +27,7 @@ from scaling.evaluation.moments import feature_statistics
 TOLERANCE = 1e-6
 # Relative to the distance: what rounding may change before the slower form is taken.
 ROUNDING = 1e-7
+BLOCKS = 16
 
 
 def check_statistics(mean: np.ndarray, covariance: np.ndarray) -> None:
@@ -84,16 +87,22 @@ class Reference:
         except np.linalg.LinAlgError:
             return self.root
         diagonal = np.diag(lower)
-        return np.asfortranarray(lower) if diagonal.min() > TOLERANCE * diagonal.max() else self.root
+        return lower if diagonal.min() > TOLERANCE * diagonal.max() else self.root
 
     def product(self, covariance: np.ndarray) -> np.ndarray:
-        """A^T S1 A [D, D] of the factor A and a covariance S1 [D, D]; the lower triangle alone holds it."""
-        from scipy.linalg import lapack
+        """A^T S1 A [D, D] of the factor A and a covariance S1 [D, D]; the lower triangle alone holds it.
 
+        By blocks, of a triangle those alone that are not 0: a third of the operations of two products.
+        """
         factor, symmetric = self.factor, (covariance + covariance.T) / 2
         if factor is self.root:
             return factor.T @ symmetric @ factor
-        made, _ = lapack.dsygst(symmetric.T, factor, itype=2, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
+        ends = np.linspace(0, len(factor), min(BLOCKS, len(factor)) + 1).astype(int)
+        half, made = np.empty_like(factor), np.zeros_like(factor)
+        for first, last in pairwise(ends):
+            half[:, first:last] = symmetric[:, first:] @ factor[first:, first:last]
+        for first, last in pairwise(ends):
+            made[first:last, :last] = factor[first:, first:last].T @ half[first:, :last]
         return made
 
     def distance_to(self, mean: np.ndarray, covariance: np.ndarray) -> float:
@@ -105,7 +114,7 @@ class Reference:
             ValueError: it is no Gaussian of D dimensions.
         """
         self._check(mean, covariance)
-        return self.distance_by(mean, covariance, np.linalg.eigvalsh(self.product(covariance), "L"))
+        return self.distance_by(mean, covariance, _eigenvalues(self.product(covariance)))
 
     def distance_by(self, mean: np.ndarray, covariance: np.ndarray, values: np.ndarray) -> float:
         """The same where the eigenvalues [D] of the product are known. ValueError as in `distance_to`."""
@@ -126,6 +135,11 @@ class Reference:
         check_statistics(mean, covariance)
         if mean.shape != self.mean.shape:
             raise ValueError(f"statistics of {mean.size} features against those of {self.mean.size}")
+
+
+def _eigenvalues(lower: np.ndarray) -> np.ndarray:
+    """Those of a symmetric matrix [D, D] whose lower triangle is given, rising; torch has the faster LAPACK."""
+    return torch.linalg.eigvalsh(torch.from_numpy(lower)).numpy()
 
 
 def _overlap(values: np.ndarray, covariance: np.ndarray) -> tuple[float, float]:
