@@ -105,16 +105,19 @@ def ratio(sizes: int, seeds: int, scatter: str) -> Case:
     return Case("ratio", _name(sizes, seeds, scatter), judge)
 
 
-def floor(sizes: int, seeds: int) -> Case:
+def floor(sizes: int, seeds: int, scatter: str = "equal") -> Case:
     """E and exponent of a law with a floor, and the law at twice the largest size."""
     x = SIZES[sizes] / SIZES[sizes][0]
+    sigma = FLOOR_NOISE * (np.geomspace(1.6, 0.4, sizes) if scatter == "unequal" else np.ones(sizes))
 
     def judge(random: np.random.Generator) -> Held:
-        noise = FLOOR_NOISE / math.sqrt(seeds) * random.standard_normal(sizes)
-        names = tuple(map(str, range(sizes)))
-        value = np.log(FLOOR + x**-FLOOR_ALPHA) + noise
-        none = np.full(sizes, math.nan)
-        found = fit_floor(Estimates(names, SIZES[sizes], value, np.ones(sizes, int), np.zeros(sizes), none))
+        missed = 0.6 * FLOOR_NOISE * random.standard_normal(sizes) if scatter == "misfit" else 0.0
+        centers = np.log(FLOOR + x**-FLOOR_ALPHA) + missed
+        values = centers[:, None] + sigma[:, None] * random.standard_normal((sizes, seeds))
+        mean = values.mean(axis=1)
+        names, none = tuple(map(str, range(sizes))), np.full(sizes, math.nan)
+        squares = ((values - mean[:, None]) ** 2).sum(axis=1)
+        found = fit_floor(Estimates(names, SIZES[sizes], mean, np.full(sizes, seeds), squares, none))
         far = float(TWICE * x[-1])
         return {
             "floor": holds(found.E, FLOOR),
@@ -122,7 +125,7 @@ def floor(sizes: int, seeds: int) -> Case:
             "the law at twice the size": holds(found.at(TWICE * float(SIZES[sizes][-1])), FLOOR + far**-FLOOR_ALPHA),
         }
 
-    return Case("with a floor", f"{sizes} sizes, scatter {FLOOR_NOISE / math.sqrt(seeds):.2%}", judge)
+    return Case("with a floor", f"{_name(sizes, seeds, scatter)} of {FLOOR_NOISE:.0%}", judge)
 
 
 def surface(rows: int, noise: float) -> Case:
@@ -156,7 +159,8 @@ def cases() -> Iterator[Case]:
         for scatter in ("equal", "misfit", "unequal"):
             yield ratio(5, seeds, scatter)
     yield ratio(5, 1, "pair")
-    yield from (floor(5, 1), floor(5, 3), floor(8, 1))
+    yield from (floor(5, 1), floor(8, 1))
+    yield from (floor(sizes, 3, scatter) for sizes in (4, 5) for scatter in ("equal", "unequal", "misfit"))
     yield from (surface(30, 0.01), surface(60, 0.01), surface(240, 0.01))
 
 

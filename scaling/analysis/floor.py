@@ -2,7 +2,8 @@
 
 On the log scale log y = c + log(e + C^-alpha) with e = E/A, which is linear in c alone. So c is solved for at every
 point of a grid of (e, alpha) (variable projection), and one array of sums of squares holds every answer: the optimum,
-and for each quantity the values that it takes wherever the sum of squares stays within the F quantile of the least. No
+and for each quantity the values that it takes wherever the sum of squares stays within the F quantile of the least.
+Seeds are pooled with the residuals where these are few, as in `line`: four sizes leave one degree of freedom. No
 optimizer can stop early, and no quadratic approximation is made, which at five sizes would be wrong.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import fdtrc, fdtri
 
-from scaling.analysis.line import variances
+from scaling.analysis.line import ENOUGH, variances
 from scaling.analysis.uncertainty import LARGEST_LOG, Estimates, FloatArray, Interval
 
 Box = tuple[tuple[float, float], tuple[float, float]]  # of log e, and of log alpha
@@ -98,12 +99,14 @@ def fit_floor(estimates: Estimates) -> FloorLaw:
     free = len(x) - 3
     design = np.column_stack([np.ones(len(estimates.sizes)), estimates.logs])
     own, common = variances(estimates, design)
+    seeds = _pooled_seeds(estimates, x, y, own, free)
+    common = 0.0 if seeds else common
     w = 1 / (own + common) if len(x) == len(estimates.sizes) else counts
     grids = [_grid(x, y, w, WIDE)]
     best = _polish(x, y, w, grids[0])
-    stated = estimates.stated is not None
-    scale = 1.0 if stated else max(float(best[3, 0]) / free, TINY)
-    limit = float(best[3, 0]) + scale * (CHI2 if stated else float(fdtri(1, free, 1 - LEVEL)))
+    stated, dof = estimates.stated is not None, free + seeds
+    scale = 1.0 if stated else max((float(best[3, 0]) + seeds) / dof, TINY)  # the seeds' own squares are `seeds`
+    limit = float(best[3, 0]) + scale * (CHI2 if stated else float(fdtri(1, dof, 1 - LEVEL)))
     box = WIDE
     for _ in range(ROUNDS):
         box = _around(grids[-1], best, limit, box)
@@ -112,10 +115,20 @@ def fit_floor(estimates: Estimates) -> FloorLaw:
     one_run = float(np.mean(own * estimates.seeds)) + common
     weight, run = float(w.sum()), 1 / one_run if len(x) == len(estimates.sizes) else 1.0
     profile = Profile(estimates.center, *points[:, points[3] <= limit], weight=weight, limit=limit, run=run)
-    p = float(fdtrc(1, 1e9 if stated else free, max(_least_power(x, y, w) - float(best[3, 0]), 0.0) / scale))
+    p = float(fdtrc(1, 1e9 if stated else dof, max(_least_power(x, y, w) - float(best[3, 0]), 0.0) / scale))
     exponents = Interval(float(best[1, 0]), float(profile.alpha.min()), float(profile.alpha.max()))
     identified = exponents.low > 1.05 * LEAST_ALPHA and exponents.high < 0.95 * LARGEST_ALPHA
     return FloorLaw(profile.floor(), exponents, p, p < LEVEL, identified, math.sqrt(scale * one_run), profile)
+
+
+def _pooled_seeds(estimates: Estimates, x: FloatArray, y: FloatArray, own: FloatArray, free: int) -> int:
+    """The seeds' degrees of freedom where they are pooled with the residuals, by the rule of `line`: where these have
+    fewer than three, and the sizes do not lie further from the law than the seeds say. Else 0.
+    """
+    if estimates.stated is not None or not estimates.dof or free >= ENOUGH:
+        return 0
+    best = _polish(x, y, 1 / own, _grid(x, y, 1 / own, WIDE))
+    return estimates.dof if float(best[3, 0]) <= free else 0
 
 
 def _pooled(estimates: Estimates) -> tuple[FloatArray, FloatArray, FloatArray]:

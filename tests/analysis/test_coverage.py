@@ -36,6 +36,7 @@ def test_linear_laws_cover(case: Case) -> None:
 
 def test_the_floor_covers() -> None:
     assert within(coverage(floor(5, 1), 40, seed=1), 40) == {}
+    assert within(coverage(floor(4, 3), 30, seed=1), 30) == {}
 
 
 def wide() -> Iterator[Case]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -296,3 +297,16 @@ def test_very_many_sizes_are_pooled_by_neighbours_for_the_floor() -> None:
     assert found.E.low < 1 < found.E.high < 1.2
     assert found.alpha.low < 0.3 < found.alpha.high
     assert found.scatter == pytest.approx(0.05, rel=0.1)
+
+
+def test_seeds_are_pooled_where_the_floor_leaves_few_degrees_of_freedom() -> None:
+    """Four sizes leave one: ten seeds each say more, unless they scatter far less than the sizes do."""
+    macs, random = np.geomspace(1e9, 6e9, 4), np.random.default_rng(0)
+    logs = np.log(1.3 + (macs / 1e9) ** -0.5) + 0.006 * random.standard_normal(4)
+    alone = estimates(macs, logs)
+    seeds = replace(alone, seeds=np.full(4, 10), squares=np.full(4, 9 * 0.02**2))
+    small = replace(alone, seeds=np.full(4, 10), squares=np.full(4, 9 * 1e-10))
+    widths = [fit_floor(one).at(1e10) for one in (alone, seeds, small)]
+    ratios = [one.high / one.low for one in widths]
+    assert ratios[1] < 1 + (ratios[0] - 1) / 2
+    assert ratios[2] == pytest.approx(ratios[0], rel=1e-4)
