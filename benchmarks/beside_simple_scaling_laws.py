@@ -1,7 +1,7 @@
 """Our L(N, D) beside simple-scaling-laws 0.2.0 on the same tables: how often intervals hold the truth, at what time.
 
-    pip install --target SOMEWHERE --no-deps --ignore-requires-python simple-scaling-laws==0.2.0 polars
-    polars-runtime-32 PYTHONPATH=.:SOMEWHERE python benchmarks/beside_simple_scaling_laws.py [--tables 40]
+    python3.12 -m venv APART && APART/bin/pip install simple-scaling-laws==0.2.0
+    PYTHONPATH=. APART/bin/python benchmarks/beside_simple_scaling_laws.py [--tables 40]
 
 Its own simulator makes the tables: 3 x 3 sizes and amounts of data, two or four runs of each, whose losses scatter by 1
 %. Both resample 500 times. Times are of the processor. Prints a table and writes benchmarks/results/beside-ssl.md.
@@ -26,6 +26,7 @@ TARGET = "test_loss__cross_entropy"
 TRUTH = {"E": 1.0, "A": 2.0, "alpha": 0.3, "B": 1.5, "beta": 0.25}
 # Its parameters are of N and D over a reference: 10^7 parameters, 10^4 data. Exponents and E are the same.
 COMPARED = ("E", "alpha", "beta")
+DRAWN = ("E", "A", "B", "alpha", "beta")  # the columns of its draws, in another order than its parameters
 RESAMPLES = 500
 Held = dict[str, tuple[float, float]]
 
@@ -35,10 +36,10 @@ def theirs(frame: Any) -> Held:
     from simple_scaling_laws import fit  # pyright: ignore[reportMissingImports]
 
     model = fit(frame, n_draws=RESAMPLES, seed=0)
-    names = [*model.params(TARGET)]
-    draws = np.asarray(model.draws[TARGET].params)
-    ends = np.quantile(draws, (0.025, 0.975), axis=0)
-    return {name: (float(ends[0, names.index(name)]), float(ends[1, names.index(name)])) for name in COMPARED}
+    draws, fitted = np.asarray(model.draws[TARGET].params), model.params(TARGET)
+    low, high = (dict(zip(DRAWN, ends, strict=True)) for ends in np.quantile(draws, (0.025, 0.975), axis=0))
+    assert all(low[name] < fitted[name] + 0.1 and high[name] > fitted[name] - 0.1 for name in COMPARED), "other columns"
+    return {name: (float(low[name]), float(high[name])) for name in COMPARED}
 
 
 def ours(frame: Any) -> Held:
