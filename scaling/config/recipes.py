@@ -67,12 +67,14 @@ class Teacher(TeacherRecipe):
     """The TrigFlow diffusion model of a study, and what it starts from."""
 
     weights: Path | None = Field(
-        default=None, description="folder of a network at rest that the teacher starts from; null: random weights"
+        default=None,
+        description="folder of a network at rest that the teacher starts from, or hf:OWNER/NAME@REVISION on the "
+        "Hugging Face Hub; null: random weights",
     )
     guide: Path | None = Field(
         default=None,
-        description="folder of a weaker network at rest, away from which the teacher of students is guided "
-        "(autoguidance); null: from itself without labels",
+        description="folder, or hf:OWNER/NAME@REVISION, of a weaker network at rest, away from which the teacher of "
+        "students is guided (autoguidance); null: from itself without labels",
     )
 
 
@@ -197,7 +199,9 @@ class Student(ConsistencyRecipe):
     """A consistency model of a study, and what it starts from."""
 
     weights: Path | None = Field(
-        default=None, description="folder of a released student that this one goes on from; null: what start says"
+        default=None,
+        description="folder, or hf:OWNER/NAME@REVISION, of a released student that this one goes on from; null: what "
+        "start says",
     )
 
     @model_validator(mode="after")

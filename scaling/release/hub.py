@@ -13,6 +13,7 @@ from data_pipeline.errors import UserError
 from models.release import CARD, CONFIG, SUMS
 from scaling.release.verify import rehash
 from scaling.weights.folder import load_model
+from scaling.weights.hub import transport_errors
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 OWN = (".gitattributes",)  # what the Hub itself puts into a repository
@@ -84,11 +85,8 @@ def push(plan: Push, *, private: bool = False) -> str:
 @contextmanager
 def _said(what: str) -> Iterator[None]:
     """What the Hub, or the way to it, says against it becomes an error that names the file."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    transport: Any = HfHubHTTPError.__bases__[0]  # HTTPError of its HTTP library, which is httpx or httpx2
     try:
         yield
-    except (transport, OSError, ValueError) as error:
+    except transport_errors() as error:
         reason = " ".join(str(error).split())[:300]
         raise HubError(f"{what}: {reason}. Nothing was published by this command") from error

@@ -84,6 +84,8 @@ class RunSpec(Section):
     teacher: str | None = Field(description="identity of the run that a student starts from or distils")
     student: str | None = Field(description="identity of the sCD run that sCD+VSD starts from")
     guide: str | None = later(None, "SHA-256 of the weights at rest of the network that guides its teacher")
+    weights_commit: str | None = later(None, "of weights on the Hugging Face Hub: the commit of their repository")
+    guide_commit: str | None = later(None, "the same of the network that guides its teacher")
     networks: dict[SpaceName, str] = Field(
         default_factory=dict, description="SHA-256 of the networks whose features judge, where the study names files"
     )

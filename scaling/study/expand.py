@@ -71,7 +71,7 @@ def _spec(
     varied: Entry | None = None,
 ) -> RunSpec:
     recipe = varied.recipe if varied else study.recipe(method, size)
-    # Without the folder of its weights, which may be moved.
+    # Without the place of its weights, which may be moved.
     if isinstance(recipe, Teacher):
         recipe = TeacherRecipe.model_validate(recipe.model_dump(exclude={"weights", "guide"}))
     elif isinstance(recipe, Student):
@@ -108,5 +108,7 @@ def _spec(
         teacher=teacher.identity() if teacher else None,
         student=student.identity() if student else None,
         guide=guide.sha256 if guide else None,
+        weights_commit=weights.commit if weights else None,
+        guide_commit=guide.commit if guide else None,
         networks=network_hashes(study.evaluation),
     )

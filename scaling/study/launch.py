@@ -17,6 +17,7 @@ from scaling.run.home import RunHome, clear_way
 from scaling.run.spec import PlannedRun, RunFile, dump_run
 from scaling.study.open import Study
 from scaling.training.sharding.placement import strategy_of
+from scaling.weights.hub import located
 
 ROOT = Path(__file__).resolve().parents[2]
 # What torchrun and its like tell the processes that they start.
@@ -70,7 +71,7 @@ def write_homes(
             teacher_home=homes[run.spec.teacher] if run.spec.teacher else None,
             student_home=homes[run.spec.student] if run.spec.student else None,
             weights=run.weights.resolve() if run.weights else None,
-            guide=guides[run.spec.size].resolve() if run.spec.guide else None,
+            guide=located(guides[run.spec.size]).folder.resolve() if run.spec.guide else None,
             vae=prepared.vae.resolve() if prepared.vae else None,
             loading=study.config.data.within(study.config.launch.folder),
             launch=launch_of(study.config, study.family, run.spec.size),

@@ -129,10 +129,14 @@ class Description(Section):
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A folder of weights whose description is read and fits them; `state` and `network` read the weights."""
+    """A folder of weights whose description is read and fits them; `state` and `network` read the weights.
+
+    commit: of the Hub's repository that they were fetched from.
+    """
 
     release: Release
     description: Description
+    commit: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -156,13 +160,6 @@ class SavedModel:
     def state(self) -> dict[str, Tensor]:
         """The weights by the names of TrigFlowNet, float32, verified."""
         return self.release.state()
-
-    def trigflow_state(self) -> dict[str, Tensor]:
-        """The same of TrigFlow's F: of a folder with EDM's, the output gain is negated, which is exact."""
-        from models.edm2 import as_trigflow_teacher
-
-        state = self.state()
-        return as_trigflow_teacher(state) if self.description.parameterization == "edm" else state
 
     def network(self, device: torch.device | str = "cpu") -> TrigFlowNet:
         """The network with its weights, float32, for inference."""

@@ -15,6 +15,7 @@ from scaling.config.recipes import ConsistencyRecipe, Student, VsdRecipe
 from scaling.config.study import Entry, StudyConfig
 from scaling.config.validation import ConfigError
 from scaling.weights.folder import SavedModel, load_model
+from scaling.weights.hub import located
 
 SHARED = ("resolution", "latent_channels", "num_classes")  # what a teacher and its students must agree on
 
@@ -58,9 +59,10 @@ def student_weights(study: StudyConfig, family: Family, size: str, entry: Entry)
 def _fitting(
     study: StudyConfig, key: str, folder: Path, size: str, faults: Callable[[SavedModel], Iterator[str]]
 ) -> SavedModel:
-    """The model in the folder that the key names; ConfigError with the first thing that keeps the study from it."""
+    """The model that the key names, in a folder or on the Hub; ConfigError with the first thing that is against it."""
     try:
-        saved = load_model(folder)
+        place = located(folder)
+        saved = replace(load_model(place.folder), commit=place.commit)
     except (ModelError, FamilyError, ConfigError) as error:
         raise ConfigError(f"{key}: {error} (size {size})") from error
     for fault in (*_content_faults(saved, study), *faults(saved)):

@@ -14,7 +14,7 @@ from models.release import ModelError
 from scaling.cli.main import app, run_cli
 from scaling.release.hub import HubError, plan_push, push
 from scaling.weights.folder import describe_network, save_model, write_sums
-from tests.release.fake_hub import Hub, fake_hub
+from tests.release.fake_hub import Hub, connected
 from tests.release.students import student
 
 
@@ -30,14 +30,7 @@ def released(folder: Path, licence: str | None) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
-    from huggingface_hub import HfApi
-
-    with fake_hub() as running:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", running.address)
-        others = (HfApi.__init__.__defaults__ or ())[2:]
-        monkeypatch.setattr(HfApi.__init__, "__defaults__", (running.address, "hf_of_a_test", *others))
+    with connected(monkeypatch) as running:
         yield running
 
 
