@@ -35,9 +35,10 @@ from benchmarks.step_runs import Setting, make_trainer
 from scaling.config.families import load_family
 from scaling.study.machine import machine
 from scaling.training.checkpoints.checkpoint import Checkpointer
+from scaling.training.origin import InMemory
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World, joined
-from scaling.training.start import Origin, build_network
+from scaling.training.start import First
 from scaling.training.trainer import Trainer
 from slurm.ranks import run_ranks
 
@@ -50,7 +51,7 @@ HEADER = "| ranks | MB | stall ms | plain ms | whole ms | thread ms | stall / pl
 def trainer_of(world: World) -> Trainer:
     """The run, after its first step."""
     network = load_family(RUN.family).size(RUN.size)
-    trainer = make_trainer("teacher", Origin(network, build_network(network, 0).state_dict()), RUN, world)
+    trainer = make_trainer("teacher", InMemory(network, First(network, 0).whole().state_dict()), RUN, world)
     trainer.train_step()
     return trainer
 

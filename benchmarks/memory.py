@@ -39,6 +39,7 @@ from scaling.study.machine import machine
 from scaling.training.ema import Averages
 from scaling.training.sharding.parallel import build_engine
 from scaling.training.sharding.world import World
+from scaling.training.start import First
 from slurm.ranks import free_port, rank_variables
 
 Record = dict[str, Any]
@@ -160,14 +161,11 @@ def compare_gpu(size: str, student: bool, checkpointing: bool, microbatch: int) 
 def _gpu_peak(network: NetworkConfig, microbatch: int, student: bool, checkpointing: bool) -> int:
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    with torch.device("cuda"):
-        net = TrigFlowNet(network)
-    net.reset_parameters(torch.Generator("cuda").manual_seed(0))
-    net.unet.activation_checkpointing = checkpointing
     samples = draw(network, count=microbatch, device="cuda")
     drop = Dropout(0.1, samples.labels, STUDENT_DROPOUT if student else None)
     samples = replace(samples, dropout=drop)
-    engine = build_engine(net, Launch(), World(0, 1, torch.device("cuda")))
+    launch = Launch(activation_checkpointing=checkpointing)
+    engine = build_engine(First(network, 0), launch, World(0, 1, torch.device("cuda")))
     averages = Averages(engine.weights(), Ema(sigma_rel=SIGMA_REL), microbatch)
     for update in (1, 2, 3):
         torch.cuda.reset_peak_memory_stats()

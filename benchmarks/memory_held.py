@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 
 from models.family import network_config
 from models.network import NetworkConfig
-from models.trigflow import SIGMA_DATA, TrigFlowNet
+from models.trigflow import SIGMA_DATA
 from scaling.config.sections import Ema, Launch, Precision, Strategy
 from scaling.methods.batch import Batch
 from scaling.methods.consistency import consistency_loss, data_velocity
@@ -26,6 +26,7 @@ from scaling.plan.memory.timeline import DTYPES
 from scaling.training.ema import Averages
 from scaling.training.sharding.parallel import build_engine
 from scaling.training.sharding.world import joined
+from scaling.training.start import First
 
 SIGMA_REL = (0.05, 0.10)
 
@@ -62,9 +63,7 @@ def held(strategy: Strategy, network: NetworkConfig, student: bool, precision: P
     """
     torch.set_num_threads(1)
     with joined(torch.device("cpu")) as world:
-        net = TrigFlowNet(network)
-        net.reset_parameters(torch.Generator().manual_seed(0))
-        engine: Any = build_engine(net, Launch(strategy=strategy), world)
+        engine: Any = build_engine(First(network, 0), Launch(strategy=strategy), world)
         averages = Averages(engine.weights(), Ema(sigma_rel=SIGMA_REL), batch=2)
         gradients: list[int] = []
         if strategy in ("zero1", "zero2"):

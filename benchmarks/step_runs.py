@@ -24,8 +24,8 @@ from scaling.config.recipes import ConsistencyRecipe, Method, ScdVsdRecipe, Teac
 from scaling.config.sections import Ema, Evaluation, Launch, Precision, Sampling
 from scaling.run.spec import RunData, RunSpec
 from scaling.training.loss_scale import LossScale
+from scaling.training.origin import Origin
 from scaling.training.sharding.world import World
-from scaling.training.start import Origin
 from scaling.training.trainer import AUTOCAST, Trainer
 
 CASES: dict[str, tuple[Method, bool]] = {  # method, and whether its teacher is guided

@@ -45,8 +45,9 @@ from models.network import NetworkConfig
 from scaling.config.families import load_family
 from scaling.plan.costs import count, step_forwards
 from scaling.study.machine import machine
+from scaling.training.origin import InMemory, Origin
 from scaling.training.sharding.world import World, joined
-from scaling.training.start import Origin, build_network
+from scaling.training.start import First
 from scaling.training.trainer import Trainer
 from slurm.ranks import run_ranks
 
@@ -61,7 +62,7 @@ def measure(setting: Setting, world: World, until: float) -> list[dict[str, Any]
     On a GPU one trainer lives at a time: four may not fit.
     """
     network = load_family(setting.family).size(setting.size)
-    origin = Origin(network, build_network(network, 0).state_dict())
+    origin = InMemory(network, First(network, 0).whole().state_dict())
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for cases in [[case] for case in CASES] if world.device.type == "cuda" else [[*CASES]]:
         failure = "not begun: the time was over"

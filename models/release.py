@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # a description is read without torch
     import torch
     from torch import Tensor
 
+    from models.sharded import LocalRun
     from models.trigflow import TrigFlowNet
 
 KIND, VERSION = "trigscale-model", 2
@@ -107,7 +108,10 @@ class Release:
 
         if net.config != self.config:
             raise ModelError(f"{self.folder}: holds the network {self.config}, not {net.config}")
-        runs = local_runs(net)
+        self.read(local_runs(net))
+
+    def read(self, runs: Mapping[str, LocalRun]) -> None:
+        """Fill runs of these tensors, by name; as `load_into`."""
         with open_runs() as reader:
             for name, run in runs.items():
                 reader.read(self.tensors[name], run.first, run.local)

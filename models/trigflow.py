@@ -6,6 +6,7 @@ level of EDM by sigma = sigma_data tan(t), x_t = cos(t) x_sigma. All data have s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, overload
 
 import torch
@@ -57,6 +58,9 @@ def denoise(x: Tensor, f: Tensor, t: Tensor) -> Tensor:
     return torch.cos(t) * x - torch.sin(t) * SIGMA_DATA * f
 
 
+Drawn = CosineEmbedding | MPLinear  # layers whose tensors are drawn, and are nothing but drawn
+
+
 class TrigFlowNet(nn.Module):
     """The U-Net F and the adaptive weighting w(t) that is trained beside it (sCM, sections 3 and 4.2).
 
@@ -77,13 +81,22 @@ class TrigFlowNet(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw every weight and the frequencies of w(t) from `generator`."""
-        self.unet.reset_parameters(generator)
-        self.reset_weighting(generator)
+        for module in self.drawn():
+            module.reset_parameters(generator)
 
     def reset_weighting(self, generator: torch.Generator) -> None:
         """Draw w(t) anew: a student's loss has another scale than its teacher's."""
-        self.logvar_fourier.reset_parameters(generator)
-        self.logvar_linear.reset_parameters(generator)
+        for module in self.weighting_layers():
+            module.reset_parameters(generator)
+
+    def drawn(self) -> Iterator[Drawn]:
+        """What `reset_parameters` draws, in its order; gains start at zero, so F starts as the zero function."""
+        yield from (module for module in self.unet.modules() if isinstance(module, Drawn))
+        yield from self.weighting_layers()
+
+    def weighting_layers(self) -> tuple[Drawn, ...]:
+        """The layers of w(t)."""
+        return self.logvar_fourier, self.logvar_linear
 
     @overload
     def forward(

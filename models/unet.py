@@ -167,12 +167,6 @@ class UNet(nn.Module):
             for at in shapes
         }
 
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw every weight from `generator`; gains start at zero, so F starts as the zero function."""
-        for module in self.modules():
-            if isinstance(module, MPLinear | CosineEmbedding):
-                module.reset_parameters(generator)
-
     def forward(
         self,
         x: Signal,

@@ -168,10 +168,10 @@ assert not {"scaling", "pydantic", "yaml"} & sys.modules.keys()
 
 def test_a_release_needs_safetensors_and_numpy_beside_torch(tmp_path: Path) -> None:
     from models.encoders import FASHION_S2D
-    from scaling.training.start import build_network
+    from scaling.training.start import First
     from scaling.weights.folder import describe_network, save_model
 
-    net = build_network(load_family("nano").size("xs"), 0)
+    net = First(load_family("nano").size("xs"), 0).whole()
     save_model(tmp_path / "w", describe_network(net.config, FASHION_S2D), net.state_dict())
     result = python((*TORCH, "numpy", "safetensors"), LOADED, tmp_path / "w")
     assert result.returncode == 0, result.stderr

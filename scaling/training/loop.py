@@ -19,8 +19,8 @@ from scaling.training.observe.grids import Grids
 from scaling.training.observe.metrics import MetricsLog
 from scaling.training.observe.profile import ProfileWindow
 from scaling.training.observe.trackers import open_trackers
+from scaling.training.origin import Origin
 from scaling.training.sharding.world import World
-from scaling.training.start import Origin
 from scaling.training.trainer import Report, Trainer
 
 log = logging.getLogger(__name__)

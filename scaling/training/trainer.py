@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from data_pipeline.reader import LatentReader
 from models.trigflow import TrigFlowNet
 from scaling.config.methods import GUIDE, PARTS, TEACHER, NetworkName, is_distilled
-from scaling.config.recipes import OptimizerName, Recipe, StudentRecipe
+from scaling.config.recipes import Recipe, StudentRecipe
 from scaling.config.sections import Launch, Loading
 from scaling.errors import TrainingError
 from scaling.methods.batch import Batch, Losses
@@ -25,11 +25,12 @@ from scaling.training.batches import PLAIN, Batches
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import Averages, profile_name
 from scaling.training.loss_scale import LossScale
+from scaling.training.origin import Origin
 from scaling.training.sharding.engine import Engine
 from scaling.training.sharding.parallel import build_engine, freeze
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
-from scaling.training.start import Origin, first_networks
+from scaling.training.start import first_networks
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,12 +56,6 @@ class Report:
 
     entry: dict[str, float]
     wishes: frozenset[str]
-
-
-def _engine(net: TrigFlowNet, launch: Launch, world: World, kind: OptimizerName) -> Engine:
-    """One network ready to be trained as `launch` says, by that optimizer."""
-    net.unet.activation_checkpointing = launch.activation_checkpointing
-    return build_engine(net, launch, world, kind)
 
 
 class Trainer:
@@ -91,16 +86,17 @@ class Trainer:
         self.spec, self.world = spec, world
         self.batches = Batches(spec, reader, world, launch.microbatch, loading)
         self.engines: dict[NetworkName, Engine] = {}
-        for name, net in first_networks(spec, origin, start).items():
-            self.engines[name] = _engine(net, launch, world, spec.recipe.optimizer)
+        for name, first in first_networks(spec, origin, start).items():
+            self.engines[name] = build_engine(first, launch, world, spec.recipe.optimizer)
         self.main = PARTS[spec.method].trained[0]
         self.engine = self.engines[self.main]
         self.networks: dict[NetworkName, TrigFlowNet] = {}
         if is_distilled(spec.method):
             frozen: dict[NetworkName, Origin | None] = {TEACHER: origin, GUIDE: guide}
-            self.networks = {name: freeze(one.frozen(), launch, world) for name, one in frozen.items() if one}
+            self.networks = {name: freeze(one, launch, world) for name, one in frozen.items() if one}
         # What is called: a network, or what wraps it and is called like it.
         self.networks |= {name: cast(TrigFlowNet, engine.net) for name, engine in self.engines.items()}
+        self._settled = not any(engine.settles for engine in self.engines.values())
         self.turns = turns_of(spec.method, spec.recipe, self.networks)
         self.weights = self.engine.weights()
         self.averages = Averages(self.weights, spec.ema, spec.recipe.batch)
@@ -132,10 +128,24 @@ class Trainer:
             return turn.loss(self.networks, batch, self.step + 1)
 
     def _gradient(self) -> dict[str, Tensor]:
-        """Leave the gradients of the mean losses in the engines; the means over this rank's share of what is logged."""
+        """Leave the gradients of the mean losses in the engines; the means over this rank's share of what is logged.
+
+        The first one of this process is computed twice where it would differ, by the order of its sums, from that of
+        a process that got here without a restart.
+        """
+        batches: Iterable[Batch] = self.batches.step(self.step)
+        if not self._settled:
+            batches = [*batches]
+            self._backward(batches)
+            for engine in self.engines.values():
+                engine.discard()
+            self._settled = True
+        return self._backward(batches)
+
+    def _backward(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         means: dict[str, Tensor] = {}
         passes, final = self.batches.passes, {turn.network: turn for turn in self.turns}
-        for n, batch in enumerate(self.batches.step(self.step), 1):
+        for n, batch in enumerate(batches, 1):
             for turn in self.turns:
                 engine = self.engines[turn.network]
                 with engine.micro(last=n == passes and turn is final[turn.network]):

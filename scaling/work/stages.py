@@ -22,8 +22,8 @@ from scaling.run.spec import RunFile, load_run
 from scaling.training.checkpoints import checkpoint
 from scaling.training.checkpoints.files import CheckpointError
 from scaling.training.loop import train
+from scaling.training.origin import AtRest, Averaged, Origin
 from scaling.training.sharding.world import World, joined
-from scaling.training.start import Origin, averaged_weights
 from scaling.weights.teacher import planned_weights
 from scaling.work.guidance import judge_guidance
 from scaling.work.judging import draw_samples, evaluate
@@ -80,43 +80,48 @@ def _train(config: RunFile, home: Path, world: World, stop: StopRequest) -> None
     reader = open_loading(nearest_shards(config.shards), loading, lenient=loading.on_bad_shard == "skip")
     if reader.manifest.content_sha256 != config.spec.data.content_sha256:
         raise DataError(f"{config.shards}: holds other data than the run was planned with: launch the study again")
-    origin, start = _origin(config), _start(config)
-    guide = _at_rest(config.guide, config.spec.guide)
+    origin, start = _origin(config, world), _start(config, world)
+    guide = _at_rest(config.guide, config.spec.guide, world)
     train(config.spec, home, reader, origin, config.launch, world, stop, loading, config.vae, start, guide)
 
 
-def _origin(config: RunFile) -> Origin | None:
+def _origin(config: RunFile, world: World) -> Origin | None:
     """What the run starts from: of a student its teacher's average, of a teacher its weights at rest, if any."""
     recipe = config.spec.recipe
     if config.teacher_home is not None and isinstance(recipe, StudentRecipe):
-        return _parent(config.teacher_home, recipe.teacher_ema)
-    return _at_rest(config.weights, config.spec.weights)
+        return _parent(config.teacher_home, recipe.teacher_ema, world)
+    return _at_rest(config.weights, config.spec.weights, world)
 
 
-def _start(config: RunFile) -> Origin | None:
+def _start(config: RunFile, world: World) -> Origin | None:
     """The student that a student goes on from: a released one, or of sCD+VSD the average that sCD is sampled with."""
     if config.student_home is not None:
-        return _parent(config.student_home, config.spec.sampling.student_ema)
-    return _at_rest(config.weights, config.spec.weights) if isinstance(config.spec.recipe, StudentRecipe) else None
+        return _parent(config.student_home, config.spec.sampling.student_ema, world)
+    if not isinstance(config.spec.recipe, StudentRecipe):
+        return None
+    return _at_rest(config.weights, config.spec.weights, world)
 
 
-def _at_rest(folder: Path | None, sha256: str | None) -> Origin | None:
-    """The weights at rest that the run was planned with, if any."""
+def _at_rest(folder: Path | None, sha256: str | None, world: World) -> Origin | None:
+    """The weights at rest that the run was planned with, if any; the first rank looks at every byte."""
     if sha256 is None:
         return None
     assert folder is not None, "a run that takes weights says where they lie"
     saved = planned_weights(folder, sha256)
-    return Origin(saved.config, saved.trigflow_state())
+    if world.leads:
+        saved.verify()
+    return AtRest(saved.release)
 
 
-def _parent(home: Path, profile: float) -> Origin:
+def _parent(home: Path, profile: float, world: World) -> Origin:
     """The network of the last checkpoint of another run; an earlier one would make another student."""
     spec = load_run(home).spec
     try:
-        found = checkpoint.load(checkpoint.path_of(RunHome(home).checkpoints, spec.recipe.steps))
+        path = checkpoint.path_of(RunHome(home).checkpoints, spec.recipe.steps)
+        found = checkpoint.load(path, world.rank, world.size)
         checkpoint.require(found, spec.identity())
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. Or delete {RunHome(home).scores}, and the study launched again trains that run to its end"
         ) from error
-    return Origin(spec.network_config(), averaged_weights(found, profile))
+    return Averaged(spec.network_config(), found, profile)

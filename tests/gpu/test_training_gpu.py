@@ -15,8 +15,8 @@ from scaling.config.sections import Launch
 from scaling.run.metrics import read_metrics
 from scaling.training.checkpoints.checkpoint import Checkpointer, newest
 from scaling.training.loop import train
+from scaling.training.origin import InMemory
 from scaling.training.sharding.world import World
-from scaling.training.start import Origin
 from scaling.training.trainer import Trainer
 from tests.training.small import SPEC, pack_small, trainer_of
 
@@ -42,7 +42,7 @@ def trainer(shards: Path, method: str, world: World, precision: str = "fp32", **
     teacher = trainer_of(shards, "auto", CPU).engine.module
     recipe = ConsistencyRecipe(steps=STEPS, batch=8, lr=0.001, lr_rampup_images=0)
     spec = SPEC.model_copy(update={"method": method, "recipe": recipe, "precision": precision})
-    origin = Origin(teacher.config, teacher.state_dict())
+    origin = InMemory(teacher.config, teacher.state_dict())
     return Trainer(spec, LatentReader(shards), origin, Launch(**launch), world)
 
 

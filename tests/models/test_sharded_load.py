@@ -16,7 +16,7 @@ from models.sharded import local_runs
 from models.tensor_files import open_runs
 from models.trigflow import TrigFlowNet
 from scaling.config.families import load_family
-from scaling.training.start import build_network
+from scaling.training.start import First
 from scaling.weights.folder import describe_network, save_model
 from tests.ranks import run_ranks
 
@@ -27,7 +27,7 @@ X, T, LABELS = torch.ones(1, 4, 8, 8), torch.ones(1), torch.zeros(1, dtype=torch
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights at rest, whose output is not zero."""
-    state = build_network(NANO, 0).state_dict()
+    state = First(NANO, 0).whole().state_dict()
     state |= {name: torch.ones(1) for name in state if name.endswith("_gain")}
     return save_model(tmp_path_factory.mktemp("rest") / "w", describe_network(NANO, FASHION_S2D), state).folder
 

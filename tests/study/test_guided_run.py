@@ -14,12 +14,14 @@ from scaling.methods.guidance import NO_LABEL
 from scaling.run.spec import load_run
 from scaling.sampling.generate import generate
 from scaling.training.checkpoints import checkpoint
-from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
+from scaling.training.origin import InMemory
+from scaling.training.start import GUIDANCE_KEYS, averaged_weights
 from scaling.training.trainer import Trainer
 from scaling.weights.trained import load_network
 from scaling.work.stages import _origin, run
 from scaling.work.stopping import StopRequest
 from tests.study.trainers import batch_of, saved, trainer_of
+from tests.training.checkpoint_states import ALONE
 
 Fixture = Any  # conftest.py says what it is; its classes cannot be imported under --import-mode=importlib
 CPU = torch.device("cpu")
@@ -49,9 +51,9 @@ def last(homes: Fixture, method: str) -> checkpoint.Checkpoint:
     return checkpoint.load(homes.saved(method)[-1])
 
 
-def origin(homes: Fixture, found: checkpoint.Checkpoint) -> Origin:
+def origin(homes: Fixture, found: checkpoint.Checkpoint) -> InMemory:
     """The teacher's average in a checkpoint, which students start from and distil."""
-    return Origin(load_run(homes.of("teacher")).spec.network_config(), averaged_weights(found, 0.1))
+    return InMemory(load_run(homes.of("teacher")).spec.network_config(), averaged_weights(found, 0.1))
 
 
 def student(homes: Fixture) -> Trainer:
@@ -77,10 +79,11 @@ def test_a_student_takes_the_average_that_its_recipe_names(
         teacher.train_step()
     found = saved(teacher, homes.of("teacher") / "checkpoints")
     for method, profile, other in (("scd", "ema-0.05/", "ema-0.1/"), ("sct", "ema-0.1/", "ema-0.05/")):
-        start = _origin(load_run(homes.of(method)))
+        start = _origin(load_run(homes.of(method)), ALONE)
         assert start is not None
-        assert all(start.state[name].equal(tensor) for name, tensor in found.part(profile).items())
-        assert not all(start.state[name].equal(tensor) for name, tensor in found.part(other).items())
+        state = start.frozen().state_dict()
+        assert all(state[name].equal(tensor) for name, tensor in found.part(profile).items())
+        assert not all(state[name].equal(tensor) for name, tensor in found.part(other).items())
 
 
 def test_a_guided_student_from_data_to_scores(guided_homes: Fixture, tmp_path: Path, cli: Fixture) -> None:
@@ -155,7 +158,7 @@ def test_only_the_guidance_input_may_be_missing(
         state[surplus] = torch.zeros(1)
     config = load_run(guided_homes.of("scd"))
     with pytest.raises(RuntimeError, match=missing or surplus or ""):
-        trainer_of(config.spec, config.shards, Origin(start.config, state))
+        trainer_of(config.spec, config.shards, InMemory(start.config, state))
 
 
 def stream(trainer: Trainer, steps: int) -> list[Any]:

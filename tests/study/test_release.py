@@ -28,7 +28,7 @@ from scaling.release.card import card
 from scaling.release.words import code
 from scaling.run.spec import load_run
 from scaling.training.checkpoints import checkpoint
-from scaling.training.start import averaged_weights, build_network
+from scaling.training.start import First, averaged_weights
 from scaling.weights.edm2 import import_edm2
 from scaling.weights.ema import reconstruct
 from scaling.weights.folder import describe_network, load_model, save_model
@@ -301,7 +301,7 @@ def test_the_code_for_students_with_guidance_and_for_latents_runs(finished: Fixt
     config = replace(own.network_config(), guidance=True)
     changes = {"recipe": recipe, "sampling": sampling, "network": config.describe()}
     description = describe_network(config, EDM2_SD_VAE, run=own.model_copy(update=changes))
-    saved = save_model(tmp_path / "w", description, build_network(config, 0).state_dict())
+    saved = save_model(tmp_path / "w", description, First(config, 0).whole().state_dict())
     told = code(saved.description)
     assert "guidance = torch.full((10,), 1.5)" in told
     names: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from scaling.training.start import first_networks
 from scaling.weights.folder import load_model
 from scaling.work.stages import run
 from scaling.work.stopping import StopRequest
+from tests.training.checkpoint_states import ALONE
 
 Fixture = Any  # conftest.py says what it is
 
@@ -54,13 +55,14 @@ def test_a_student_goes_on_and_is_distilled_further(
     assert losses[0] != losses[1]
     from scaling.work import stages
 
-    origin, start = stages._origin(config), stages._start(config)
-    (net,) = first_networks(config.spec, origin, start).values()
-    first = net.state_dict()
+    origin, start = stages._origin(config, ALONE), stages._start(config, ALONE)
+    (begin,) = first_networks(config.spec, origin, start).values()
+    first = begin.whole().state_dict()
     assert all(torch.equal(first[name], value) for name, value in state.items())
     teacher = checkpoint.load(homes.saved("teacher")[-1]).part("ema-0.1/")
     assert origin is not None
-    assert all(torch.equal(origin.state[name], value) for name, value in teacher.items())
+    distilled = origin.frozen().state_dict()
+    assert all(torch.equal(distilled[name], value) for name, value in teacher.items())
 
 
 REFUSED = {

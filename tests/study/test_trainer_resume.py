@@ -24,7 +24,8 @@ from scaling.study.open import open_study
 from scaling.training.checkpoints.checkpoint import Checkpoint, newest
 from scaling.training.loop import train
 from scaling.training.observe.metrics import MetricsLog
-from scaling.training.start import Origin, averaged_weights
+from scaling.training.origin import InMemory
+from scaling.training.start import averaged_weights
 from scaling.training.trainer import Trainer
 from tests.study.trainers import batch_of, saved, tensors, trainer_of
 from tests.training.checkpoint_states import ALONE
@@ -53,9 +54,9 @@ class Small:
         teacher = self.trainer("teacher")
         for _ in range(2):
             teacher.train_step()
-        self.teacher = Origin(teacher.engine.module.config, averaged_weights(self.saved(teacher), 0.1))
+        self.teacher = InMemory(teacher.engine.module.config, averaged_weights(self.saved(teacher), 0.1))
 
-    def origin(self, method: str) -> Origin | None:
+    def origin(self, method: str) -> InMemory | None:
         return None if method == "teacher" else self.teacher
 
     def trainer(self, method: str) -> Trainer:

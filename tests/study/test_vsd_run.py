@@ -21,8 +21,9 @@ from scaling.run.home import RunHome, write_model
 from scaling.run.spec import load_run
 from scaling.sampling.draw import draw_of
 from scaling.training.checkpoints import checkpoint
+from scaling.training.origin import InMemory
 from scaling.training.sharding.world import World
-from scaling.training.start import GUIDANCE_KEYS, Origin, averaged_weights
+from scaling.training.start import GUIDANCE_KEYS, averaged_weights
 from scaling.weights.trained import final_network
 from scaling.work.guidance import features, judge_guidance
 from scaling.work.judging import opened
@@ -182,10 +183,10 @@ def remove(path: Path) -> None:
     path.rmdir()
 
 
-def origins(homes: Fixture) -> dict[str, Origin]:
+def origins(homes: Fixture) -> dict[str, InMemory]:
     """The teacher by its distilled average, the sCD student by that which it is sampled with."""
     return {
-        method: Origin(load_run(homes.of(method)).spec.network_config(), averaged_weights(last(homes, method), width))
+        method: InMemory(load_run(homes.of(method)).spec.network_config(), averaged_weights(last(homes, method), width))
         for method, width in (("teacher", 0.1), ("scd", 0.05))
     }
 

@@ -29,7 +29,8 @@ from scaling.study.expand import expand
 from scaling.study.open import open_study
 from scaling.training.checkpoints import checkpoint
 from scaling.training.loop import train
-from scaling.training.start import Origin, averaged_weights, build_network
+from scaling.training.origin import InMemory
+from scaling.training.start import First, averaged_weights
 from scaling.training.trainer import Trainer
 from scaling.weights.folder import SavedModel, describe_network, load_model, save_model
 from scaling.weights.trained import load_network
@@ -90,7 +91,7 @@ def drawn(folder: Path, seed: int = 0, **keys: Any) -> SavedModel:
     """Random weights of a changed nano network at rest, whose F is not zero and follows t and label."""
     facts = {key: keys.pop(key) for key in ("parameterization", "encoder") if key in keys}
     config = replace(NANO, **keys)
-    state = build_network(config, seed).state_dict()
+    state = First(config, seed).whole().state_dict()
     gains = {name: torch.ones(1) for name in state if name.endswith("_gain")}
     return at_rest(folder, config, {**state, **gains}, **facts)
 
@@ -109,7 +110,7 @@ def trainer(homes: Fixture, method: str) -> Trainer:
     config, teacher = load_run(homes.of(method)), load_run(homes.of("teacher")).spec
     found = checkpoint.load(checkpoint.path_of(homes.of("teacher") / "checkpoints", teacher.recipe.steps))
     state = averaged_weights(found, config.spec.recipe.teacher_ema)  # pyright: ignore[reportAttributeAccessIssue]
-    return trainer_of(config.spec, config.shards, Origin(teacher.network_config(), state))
+    return trainer_of(config.spec, config.shards, InMemory(teacher.network_config(), state))
 
 
 def but_weighting(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -200,7 +201,7 @@ def test_training_goes_on_from_weights_with_a_fresh_weighting(
     teacher = {"weights": str(original.folder), "steps": 2}
     homes = homes_of(write_study(tmp_path, methods=["teacher"], teacher=teacher))
     config, weights = load_run(homes.of("teacher")), load_model(original.folder).state()
-    start = trainer_of(config.spec, config.shards, Origin(NANO, weights))
+    start = trainer_of(config.spec, config.shards, InMemory(NANO, weights))
     state = start.engine.module.state_dict()
     assert_equal(but_weighting(state), but_weighting(weights))
     assert not torch.equal(state["logvar_linear.weight"], weights["logvar_linear.weight"])
@@ -223,11 +224,11 @@ def test_a_network_of_edms_f_is_taken_without_conversion(
         changes["sampling"] = {"student_guidance": {1: 1, 2: 1}}
     homes = homes_of(write_study(tmp_path, **changes))
     config = load_run(homes.of("teacher" if key == "weights" else "scd"))
-    found = _at_rest(config.weights, config.spec.weights) or _at_rest(config.guide, config.spec.guide)
+    found = _at_rest(config.weights, config.spec.weights, ALONE) or _at_rest(config.guide, config.spec.guide, ALONE)
     assert found is not None
     state = saved.state()
     assert state["unet.out_gain"].item() != 0
-    assert_equal(dict(found.state), {**state, "unet.out_gain": -state["unet.out_gain"]})
+    assert_equal(found.frozen().state_dict(), {**state, "unet.out_gain": -state["unet.out_gain"]})
 
 
 Make = Callable[[Path], Any]
@@ -285,8 +286,8 @@ def test_a_weaker_network_guides_the_teacher_of_students(
         assert load_run(homes.of(method)).spec.guide == (None if method == "teacher" else guides[0].sha256)
 
     config = load_run(homes.of("scd"))
-    origin = Origin(original.spec.network_config(), load_model(original.folder).state())
-    guide = Origin(guides[0].config, guides[0].state())
+    origin = InMemory(original.spec.network_config(), load_model(original.folder).state())
+    guide = InMemory(guides[0].config, guides[0].state())
     trained = Trainer(config.spec, LatentReader(config.shards), origin, config.launch, ALONE, guide=guide)
     batch = batch_of(trained)
     assert batch.guidance is not None

@@ -25,7 +25,7 @@ from scaling.run.spec import dump_run, load_run
 from scaling.study import machine
 from scaling.training.loop import train
 from scaling.training.sharding.world import World
-from scaling.training.start import build_network
+from scaling.training.start import First
 from scaling.weights.folder import describe_network, save_model
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +140,7 @@ def test_whatever_holds_weights_is_sampled(cli: Fixture, tmp_path: Path, homes: 
 
 
 def test_what_cannot_be_sampled_is_refused_with_a_remedy(cli: Fixture, tmp_path: Path) -> None:
-    state = build_network(NANO, 0).state_dict()
+    state = First(NANO, 0).whole().state_dict()
     saved = save_model(tmp_path / "imported", describe_network(NANO, RGB, parameterization="edm"), state)
     for path, to, said in (
         (saved.folder, "g.jpg", "g.jpg: name it FILE.png for one picture, FILE.npz or FILE.zip"),

@@ -12,7 +12,7 @@ from scaling.methods.batch import Batch
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpoint, Checkpointer, load
 from scaling.training.checkpoints.files import path_of
-from scaling.training.start import Origin
+from scaling.training.origin import Origin
 from scaling.training.trainer import Trainer
 from tests.training.checkpoint_states import ALONE
 

@@ -28,8 +28,8 @@ from scaling.config.recipes import ConsistencyRecipe, ScdVsdRecipe, TeacherRecip
 from scaling.config.sections import Launch
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpointer, newest
+from scaling.training.origin import InMemory
 from scaling.training.sharding.world import World, joined
-from scaling.training.start import Origin
 from scaling.training.trainer import Trainer
 from tests.models.networks import network
 from tests.ranks import run_ranks
@@ -105,7 +105,7 @@ def trainer_of(case: Case, shards: Path, world: World) -> Trainer:
             "compile": case.compile,
         }
     )
-    origin = Origin(NET, network(torch.float32, NET).state_dict())
+    origin = InMemory(NET, network(torch.float32, NET).state_dict())
     trainer = Trainer(spec_of(case), LatentReader(shards), origin, launch, world)
     if case.precision == "fp16":
         trainer.scale.value = 256.0  # low enough for every step to count

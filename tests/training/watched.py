@@ -17,8 +17,8 @@ from scaling.run.spec import RunData, RunSpec
 from scaling.study.expand import expand
 from scaling.study.open import open_study
 from scaling.training.loop import train
+from scaling.training.origin import InMemory
 from scaling.training.sharding.world import World
-from scaling.training.start import Origin
 from tests.models.networks import network
 
 CPU = torch.device("cpu")
@@ -49,5 +49,5 @@ def small_network(spec: RunSpec) -> TrigFlowNet:
 def run(spec: RunSpec, home: Path, reader: LatentReader, launch: Launch) -> None:
     """Train it in this process to its end."""
     home.mkdir(exist_ok=True)
-    origin = None if spec.method == "teacher" else Origin(spec.network_config(), small_network(spec).state_dict())
+    origin = None if spec.method == "teacher" else InMemory(spec.network_config(), small_network(spec).state_dict())
     train(spec, home, reader, origin, launch, World(0, 1, CPU), lambda: False)

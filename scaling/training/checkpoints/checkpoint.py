@@ -58,16 +58,22 @@ class Checkpoint:
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names start with `prefix`, without it, on the CPU; CheckpointError where there are none."""
-        found = {name: stored for name, stored in self.stored.items() if name.startswith(prefix)}
-        if not found:
-            known = sorted({name.rsplit("/", 1)[0] for name in self.stored})
-            raise CheckpointError(f"{self.path}: holds no {prefix.rstrip('/')}; it holds {', '.join(known)}")
+        names = self.names(prefix)
+        found = {name: self.stored[name] for name in names.values()}
         pieces = {
             name: Piece(torch.empty(math.prod(stored.shape), dtype=DTYPES[stored.dtype]), 0, stored.shape)
             for name, stored in found.items()
         }
         self.read_into(pieces)
-        return {name.removeprefix(prefix): piece.local.view(piece.shape) for name, piece in pieces.items()}
+        return {short: pieces[name].local.view(pieces[name].shape) for short, name in names.items()}
+
+    def names(self, prefix: str) -> dict[str, str]:
+        """The names that start with `prefix`, by what follows it; CheckpointError where there are none."""
+        found = {name.removeprefix(prefix): name for name in self.stored if name.startswith(prefix)}
+        if not found:
+            known = sorted({name.rsplit("/", 1)[0] for name in self.stored})
+            raise CheckpointError(f"{self.path}: holds no {prefix.rstrip('/')}; it holds {', '.join(known)}")
+        return found
 
     def read_into(self, pieces: Mapping[str, Piece]) -> None:
         """Fill what each piece holds, replicated or not, on its device. Every rank reads for itself.
@@ -91,12 +97,13 @@ class Checkpoint:
             )
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, rank: int = 0, size: int = 1) -> Checkpoint:
     """The checkpoint in a folder, every byte of it verified; it must stay there until its tensors are read.
 
-    Raises CheckpointError where it is missing, truncated, altered or foreign.
+    rank, size: of several that load it together, each of which verifies its share of the files. Raises CheckpointError
+    where it is missing, truncated, altered or foreign.
     """
-    return _verified(path, 0, 1)
+    return _verified(path, rank, size)
 
 
 def _verified(path: Path, rank: int, size: int) -> Checkpoint:

@@ -18,10 +18,10 @@ from scaling.sampling.decode import run_decoder
 from scaling.sampling.evaluations import sampler_steps
 from scaling.sampling.generate import generate
 from scaling.sampling.pictures import to_png
+from scaling.training.origin import InMemory
 from scaling.training.sharding.gather import gather
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
-from scaling.training.start import Origin
 
 SIDE = 8  # images a row, and rows
 
@@ -60,7 +60,7 @@ class Grids:
 
     def _draw(self, step: int, state: Mapping[str, Tensor]) -> list[Path]:
         spec, device = self._spec, self._world.device
-        network = Origin(spec.network_config(), state).frozen().to(device).eval()
+        network = InMemory(spec.network_config(), state).frozen().to(device).eval()
         self._folder.mkdir(exist_ok=True)
         paths = []
         for steps in sampler_steps(spec):

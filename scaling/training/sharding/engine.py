@@ -44,6 +44,7 @@ class Engine(ABC):
     """
 
     net: nn.Module
+    settles = False  # whether its first gradient is summed over ranks in another order than all that follow
 
     def __init__(self, module: TrigFlowNet, world: World, kind: OptimizerName = "adam") -> None:
         """`module`: the whole network, equal on all ranks; it belongs to the engine from here on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
@@ -20,15 +21,19 @@ from scaling.training.sharding.engine import AdamEngine
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
 
+Fill = Callable[[TrigFlowNet], None]  # fills what a rank holds of a network
+
 
 class ShardedEngine(AdamEngine):
     """`fully_shard` of every block and of the rest; `shard_devices` consecutive ranks share one copy of the weights."""
 
-    def __init__(self, module: TrigFlowNet, world: World, shard_devices: int, kind: OptimizerName = "adam") -> None:
-        """ParallelError where shard_devices does not divide the world."""
-        super().__init__(module.to(world.device), world, kind)
+    def __init__(
+        self, module: TrigFlowNet, world: World, shard_devices: int, fill: Fill, kind: OptimizerName = "adam"
+    ) -> None:
+        """module: on the meta device. ParallelError where shard_devices does not divide the world."""
+        super().__init__(module, world, kind)
         self.shard_devices = shard_devices
-        _shard(module, _mesh(world, shard_devices))
+        _spread(module, world, shard_devices, fill)
         self.net = module
         self.prepare()
 
@@ -64,11 +69,23 @@ class ShardedEngine(AdamEngine):
         return Piece(_local(tensor).view(-1), first * width, shape, replica, self.world.size // self.shard_devices)
 
 
-def freeze_sharded(net: TrigFlowNet, world: World, shard_devices: int) -> TrigFlowNet:
-    """A network that is not trained, spread over the ranks in the same way; all call it together, without gradients."""
-    net = net.to(world.device).requires_grad_(False)
-    _shard(net, _mesh(world, shard_devices))
+def freeze_sharded(net: TrigFlowNet, world: World, shard_devices: int, fill: Fill | None = None) -> TrigFlowNet:
+    """A network that is not trained, spread over the ranks in the same way; all call it together, without gradients.
+
+    fill: of a network on the meta device, None: it is whole.
+    """
+    _spread(net.requires_grad_(False), world, shard_devices, fill)
     return net
+
+
+def _spread(net: TrigFlowNet, world: World, shard_devices: int, fill: Fill | None) -> None:
+    """Leave each rank its rows: of the whole network, or filled once they are there."""
+    if fill is None:
+        net.to(world.device)
+    _shard(net, _mesh(world, shard_devices))
+    if fill is not None:
+        net.to_empty(device=world.device)
+        fill(net)
 
 
 def _mesh(world: World, shard_devices: int) -> DeviceMesh:

@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from models.network import NetworkConfig
 from models.trigflow import TrigFlowNet
 from scaling.config.recipes import OptimizerName
 from scaling.config.sections import Launch
 from scaling.errors import ParallelError
+from scaling.training.origin import Origin
 from scaling.training.sharding.engine import AdamEngine, Engine
 from scaling.training.sharding.pieces import Piece
 from scaling.training.sharding.world import World
-from scaling.training.sharding.zero import ZeroEngine
+from scaling.training.sharding.zero import ZeroEngine, made_in_parts
+from scaling.training.start import First
 
 
 class ReplicatedEngine(AdamEngine):
@@ -29,6 +32,8 @@ class ReplicatedEngine(AdamEngine):
     def __init__(self, module: TrigFlowNet, world: World, kind: OptimizerName = "adam") -> None:
         super().__init__(module.to(world.device), world, kind)
         self.parallel = None
+        # After its first backward pass DDP lays out anew what is reduced together. Of two summands the order is one.
+        self.settles = world.size > 2
         if world.size > 1:
             with warnings.catch_warnings():
                 # torch 2.13 has another name for broadcast_buffers, which 2.11 does not know.
@@ -68,33 +73,51 @@ def check_strategy(launch: Launch, devices: int) -> None:
         )
 
 
-def build_engine(net: TrigFlowNet, launch: Launch, world: World, kind: OptimizerName = "adam") -> Engine:
+def build_engine(first: First, launch: Launch, world: World, kind: OptimizerName = "adam") -> Engine:
     """The network ready to be trained by the strategy of `launch`; ParallelError where that cannot be had.
 
-    The family's default was asked when the run was planned: what is still "auto" here is ddp.
+    Where weights are sharded no rank ever holds more of them than its share and one tensor. The family's default
+    strategy was asked when the run was planned: what is still "auto" here is ddp.
     """
     check_strategy(launch, world.size)
-    if launch.compile:
-        from scaling.training.compiled import compile_blocks
-
-        compile_blocks(net)
     strategy = launch.strategy
     if strategy in ("fsdp2", "hsdp"):
         from scaling.training.sharding.fsdp import ShardedEngine
 
-        return ShardedEngine(net, world, _shard_devices(launch, world), kind)
+        net = _prepared(_without_memory(first.config), launch)
+        return ShardedEngine(net, world, _shard_devices(launch, world), first.fill, kind)
+    if strategy == "zero3":
+        net = made_in_parts(first.config, world)
+        first.fill(net)
+        return ZeroEngine(_prepared(net, launch), world, 3, kind)
+    net = _prepared(first.whole(), launch)
     if strategy.startswith("zero"):
         return ZeroEngine(net, world, int(strategy[-1]), kind)
     return ReplicatedEngine(net, world, kind)
 
 
-def freeze(net: TrigFlowNet, launch: Launch, world: World) -> TrigFlowNet:
+def _prepared(net: TrigFlowNet, launch: Launch) -> TrigFlowNet:
+    """What the strategies wrap: compiled, and computing activations again, where that was asked for."""
+    net.unet.activation_checkpointing = launch.activation_checkpointing
+    if launch.compile:
+        from scaling.training.compiled import compile_blocks
+
+        compile_blocks(net)
+    return net
+
+
+def _without_memory(config: NetworkConfig) -> TrigFlowNet:
+    with torch.device("meta"):
+        return TrigFlowNet(config)
+
+
+def freeze(origin: Origin, launch: Launch, world: World) -> TrigFlowNet:
     """A teacher, not to be trained, sharded where the strategy shards the student's weights."""
     if launch.strategy in ("fsdp2", "hsdp", "zero3"):
         from scaling.training.sharding.fsdp import freeze_sharded
 
-        return freeze_sharded(net, world, _shard_devices(launch, world))
-    return net.to(world.device)
+        return freeze_sharded(_without_memory(origin.config), world, _shard_devices(launch, world), origin.fill)
+    return origin.frozen().to(world.device)
 
 
 def _shard_devices(launch: Launch, world: World) -> int:

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.network import NetworkConfig
 from models.primitives import EPS, MPLinear
 from models.trigflow import TrigFlowNet
 from models.unet import Block
@@ -40,18 +41,32 @@ class _Overlap:
 
 def _largest(module: TrigFlowNet) -> int:
     """Elements of the largest block, or of what lies in no block."""
-    blocks = [sum(p.numel() for p in each.parameters()) for each in module.modules() if isinstance(each, Block)]
-    return max(sum(p.numel() for p in module.parameters()) - sum(blocks), *blocks)
+
+    def elements(part: nn.Module) -> int:
+        return sum(getattr(p, "ds_numel", p.numel()) for p in part.parameters())
+
+    blocks = [elements(each) for each in module.modules() if isinstance(each, Block)]
+    return max(elements(module) - sum(blocks), *blocks)
+
+
+def made_in_parts(config: NetworkConfig, world: World) -> TrigFlowNet:
+    """A network of which each rank holds its part of ZeRO-3: a tensor is cut as soon as it is there; nothing is set."""
+    with torch.device("meta"):
+        largest = _largest(TrigFlowNet(config))
+    settings = {**zero_config(largest, 3), "train_micro_batch_size_per_gpu": 1}
+    # float32 by its own default: told so by dtype=, DeepSpeed 0.19.8 takes bfloat16 where a device knows no float16.
+    with _deepspeed(world).zero.Init(config_dict_or_path=settings):
+        return TrigFlowNet(config)
 
 
 class ZeroEngine(Engine):
-    """ZeRO of `stage` 1, 2 or 3 over all ranks of the world."""
+    """ZeRO of `stage` 1, 2 or 3 over all ranks of the world; of a whole network, or one made in parts."""
 
     def __init__(self, module: TrigFlowNet, world: World, stage: int, kind: OptimizerName = "adam") -> None:
         super().__init__(module, world, kind)
         deepspeed = _deepspeed(world)
         self.net, self.stage = module, stage
-        self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        self.shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in module.named_parameters()}
         if stage == 3:
             # Blocks are gathered and reduced as a whole: their weights are needed until the normalisation's backward.
             deepspeed.utils.set_z3_leaf_modules(module, [Block])

@@ -1,0 +1,134 @@
+"""What does a rank's memory grow by until a run's networks are there, trained from weights at rest and distilled?
+
+    python benchmarks/start.py FOLDER [--size SIZE] [--ranks N]
+
+Writes random weights of img512's SIZE (S: 0.28 billion parameters, 1.1 GB in float32) as a release into FOLDER, and
+takes them away again. In each rank, a process of its own that imports first: the most that its resident set grew by
+until `build_engine` had made the network in training from the release, Adam's moments of zero included, and until
+`freeze` had made the one that is distilled; over what the rank holds of each in the end, plus the largest tensor. DDP,
+where a rank holds all, is the measure of what every rank took before weights were read share by share.
+
+Prints a table and writes it to benchmarks/results/start-cpu.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
+
+from benchmarks.load import GB, resident, stored_bytes, write
+from models import read_release
+from models.sharded import local_runs
+from scaling.config.families import load_family
+from scaling.config.sections import Launch
+from scaling.study.machine import machine
+from scaling.training.origin import AtRest
+from scaling.training.sharding.parallel import build_engine, freeze
+from scaling.training.sharding.world import World, joined
+from scaling.training.start import First
+
+RESULT = Path(__file__).parent / "results" / "start-cpu.md"
+STRATEGIES = ("ddp", "fsdp2", "zero3")
+
+
+def grown(make: Callable[[], Any]) -> tuple[Any, int]:
+    """What it makes, and by how many bytes the resident set grew at most."""
+    Path("/proc/self/clear_refs").write_text("5")  # the most since now
+    before, _ = resident()
+    made = make()
+    return made, resident()[1] - before
+
+
+def rank(folder: Path, size: str, strategy: Any) -> dict[str, int]:
+    """One rank's part."""
+    torch.set_num_threads(1)
+    launch = Launch(strategy=strategy)
+    with joined(torch.device("cpu")) as world:
+        _once(launch, world)
+        origin = AtRest(read_release(folder / "release"))
+        world.barrier()
+        engine, trained = grown(lambda: build_engine(First(origin.config, 0, origin, 1), launch, world))
+        pieces = [*engine.weights().values(), *(p for held in engine.moments().values() for p in held.values())]
+        holds = sum(piece.local.nbytes for piece in pieces)
+        world.barrier()
+        net, frozen = grown(lambda: freeze(origin, launch, world))
+        share = sum(run.local.nbytes for run in local_runs(net).values())
+        world.barrier()
+    return {"trained": trained, "holds": holds, "frozen": frozen, "share": share}
+
+
+def _once(launch: Launch, world: World) -> None:
+    """What is imported and set up once is not weights."""
+    small = First(load_family("nano").size("xs"), 0)
+    build_engine(small, launch, world)
+
+
+def ranks(folder: Path, size: str, strategy: str, count: int) -> list[dict[str, int]]:
+    """What each rank measured."""
+    from slurm.ranks import free_port, rank_variables
+
+    port, command = free_port(), [sys.executable, __file__, str(folder), "--size", size, "--run", strategy]
+    own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}  # else malloc keeps smaller tensors that were freed
+    started = [
+        subprocess.Popen(command, env={**own, **rank_variables(n, count, port)}, stdout=subprocess.PIPE, text=True)
+        for n in range(count)
+    ]
+    return [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
+
+
+def table(folder: Path, size: str, count: int) -> list[str]:
+    """Lines of a table: of each strategy the rank whose memory grew most."""
+    stored = read_release(folder / "release").tensors.values()
+    largest = max(stored_bytes(each.shape) for each in stored)
+    lines = ["| strategy | network | holds GB | grew by GB | (grew - largest tensor) / holds |", "| --- " * 5 + "|"]
+    for strategy in STRATEGIES:
+        found = ranks(folder, size, strategy, count)
+        for network, grew, holds in (("in training", "trained", "holds"), ("distilled", "frozen", "share")):
+            worst = max(found, key=lambda one, grew=grew, holds=holds: one[grew] - one[holds])
+            ratio = (worst[grew] - largest) / worst[holds]
+            lines.append(f"| {strategy} | {network} | {worst[holds] / GB:.3f} | {worst[grew] / GB:.3f} | {ratio:.2f} |")
+    whole = sum(stored_bytes(each.shape) for each in stored)
+    told = f"{count} ranks; the whole weights are {whole / GB:.3f} GB, the largest tensor {largest / GB:.3f}."
+    return [*lines, "", told]
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", default="s")
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--run", choices=STRATEGIES)
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    if options.run:
+        print(json.dumps(rank(folder, options.size, options.run)))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        write(folder, options.size)
+        lines = table(folder, options.size, options.ranks)
+    finally:
+        shutil.rmtree(folder / "release", ignore_errors=True)
+        (folder / "state.pt").unlink(missing_ok=True)
+    facts, stamp = machine(torch.device("cpu")), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    head = f"{facts['cpu']}, {facts['cores']} CPUs, torch {torch.__version__}, {stamp}; img512 {options.size}, float32"
+    text = "\n".join([head, "", *lines, ""])
+    print(text)
+    RESULT.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
