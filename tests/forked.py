@@ -156,13 +156,13 @@ def _take_over(stdin: str, stdout: int, stderr: int, environment: Mapping[str, s
 def _run(program: str, arguments: Sequence[str]) -> NoReturn:
     """Run a program of ours, or the script at a path, and end the process with its exit code."""
     from scaling.__main__ import main as command_line
-    from scaling.work.rehearsed import main as rehearsed
+    from scaling.study.rehearsed import main as rehearsed
     from scaling.work.worker import main as worker
 
     sys.argv = [program, *arguments]
     code: Any = 1
     try:
-        mains = {"scaling": command_line, "scaling.work.worker": worker, "scaling.work.rehearsed": rehearsed}
+        mains = {"scaling": command_line, "scaling.work.worker": worker, "scaling.study.rehearsed": rehearsed}
         if program in mains:
             code = mains[program]()
         else:

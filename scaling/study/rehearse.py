@@ -1,12 +1,13 @@
 """`study rehearse`: every stage of a study with the same code, sizes, strategies and jobs, a few steps and images each.
 
 Each run trains STEPS steps at its true batch, is killed once its first checkpoint is there, continues, samples IMAGES
-images, is judged, and the report is made. What comes of it is a table: what works, what is missing, and the speed and
-memory that were measured beside the plan's.
+images, is judged and released, dry, and the report is made. What comes of it is a table: what works, what is missing,
+and the speed and memory that were measured beside the plan's.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,11 +34,11 @@ from scaling.study.checks import obstacles
 from scaling.study.expand import expand
 from scaling.study.jobs import report_job, run_jobs
 from scaling.study.open import Study
+from scaling.study.rehearsed import COMMAND, KILLED, RELEASED
 from scaling.study.requests import requests, settings
 from scaling.study.run import launch, prepared
 from scaling.study.status import log_tail, status
 from scaling.study.submitted import cluster_errors, submissions_of
-from scaling.work.rehearsed import COMMAND, KILLED
 from slurm.client import Client, clean_environment
 from slurm.graph import JobGraph
 from slurm.states import Condition, conditions
@@ -215,6 +216,7 @@ def _after(small: Study, runs: Sequence[PlannedRun]) -> Iterator[Check]:
         if home.scores.exists():
             killed = "killed, continued, " if (home.path / KILLED).exists() else ""
             yield Check(f"{run.spec.label}-{run.spec.size}", True, f"trained, {killed}sampled and judged")
+            yield _released(f"release of {run.spec.label}-{run.spec.size}", home)
         else:
             said = log_tail(home.log, 1)
             told = "; ".join(filter(None, [jobs[run.name].get("reason"), *said])) or "never started"
@@ -222,6 +224,15 @@ def _after(small: Study, runs: Sequence[PlannedRun]) -> Iterator[Check]:
     if runs:
         report = folder.report / "index.html"
         yield Check("report", report.exists(), str(report) if report.exists() else f"is missing: {report}")
+
+
+def _released(what: str, home: RunHome) -> Check:
+    """What the run's last job found when it made a release of it, dry."""
+    try:
+        note = json.loads((home.path / RELEASED).read_text())
+    except FileNotFoundError:
+        return Check(what, False, f"was not made to its end: {home.log}")
+    return Check(what, note["works"], note["found"])
 
 
 def _measured(study: Study, plan: Plan, small: Study, runs: Sequence[PlannedRun]) -> Iterator[dict[str, Any]]:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scaling.run.home import StudyFolder
-from slurm.client import Client, clean_environment
-from slurm.states import conditions
-from slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import ROOT, until
+from tests.slurm.studies import Watched, cluster_file, program
 from tests.study.conftest import assert_equal_runs
 
 Fixture = Callable[..., Any]
@@ -27,51 +21,6 @@ SHORT = {
     "sct": {"steps": 6, "warmup_steps": 2},
     "launch": {"checkpoint_seconds": 1e-9, "log_every": 1},
 }
-
-
-def cluster_file(folder: Path, **keys: object) -> Path:
-    path = folder / "cluster.yaml"
-    content = {"gpus": False, "devices_per_node": 2, "memory_gb": 1, "minutes": 10, "signal_seconds": 30, **keys}
-    path.write_text(json.dumps(content))
-    return path
-
-
-def program(*arguments: object, cluster: Cluster) -> subprocess.CompletedProcess[str]:
-    """`trigscale` as a user calls it."""
-    command = [sys.executable, "-m", "scaling", *map(str, arguments)]
-    environment = {**cluster.environment, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
-class Watched:
-    """The jobs of a study that was submitted."""
-
-    def __init__(self, cluster: Cluster, study: Path) -> None:
-        self.cluster, self.folder = cluster, StudyFolder(study)
-        self.submissions = Submissions(study / "slurm")
-        self.client = Client(clean_environment((), cluster.environment))
-
-    def states(self) -> dict[str, str]:
-        """By method, once all have ended."""
-        found: dict[str, Any] = {}
-
-        def over() -> bool:
-            found.update(conditions(self.submissions, self.client, self.submissions.places()))
-            return not any(condition.active for condition in found.values())
-
-        until(over, lambda: f"{found}")
-        return {name.partition("-")[0]: condition.state.value for name, condition in found.items()}
-
-    def home(self, method: str) -> Path:
-        (found,) = (home.path for home in self.folder.homes() if home.name.startswith(method))
-        return found
-
-    def id(self, method: str) -> str:
-        return self.submissions.places()[self.home(method).name].id
-
-    def reaches(self, method: str, step: int) -> None:
-        log = self.home(method) / "metrics.jsonl"
-        until(lambda: log.exists() and log.read_text().count("\n") >= step, lambda: f"{method} at {step}")
 
 
 def test_a_study_is_submitted_interrupted_and_reported(
@@ -154,6 +103,7 @@ def test_a_study_is_rehearsed_with_the_jobs_that_it_will_have(
     works = {check["what"]: check["found"] for check in found["checks"] if check["works"]}
     for method in ("teacher", "scd", "sct"):
         assert works[f"{method}-xs"] == "trained, killed, continued, sampled and judged"
+        assert works[f"release of {method}-xs"] == "made, 6 files verified, its picture drawn again; discarded"
     assert len(found["measured"]) == 3
     assert found["corrected_hours"] > 0
     assert not (tmp_path / "runs" / "tiny").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from scaling.run.home import RunHome
 from scaling.study.open import open_study
-from scaling.study.rehearse import STEPS, _measured, disk, shortened
-from scaling.work.rehearsed import KILLED
+from scaling.study.rehearse import STEPS, _measured, _released, disk, shortened
+from scaling.study.rehearsed import KILLED, RELEASED, SCRATCH, try_release
 
 Fixture = Callable[..., Any]
 
@@ -30,12 +32,14 @@ def test_every_stage_is_tried_and_every_run_killed(
     assert {"study file", "data", "disk", "report"} <= works.keys()
     for method in ("teacher", "scd"):
         assert works[f"{method}-xs"] == "trained, killed, continued, sampled and judged"
+        assert works[f"release of {method}-xs"] == "made, 6 files verified, its picture drawn again; discarded"
     assert [each["run"] for each in found["measured"]] == ["teacher-xs", "scd-xs"]
     assert found["corrected_hours"] == pytest.approx(sum(each["device_hours"] for each in found["measured"]))
     assert not (tmp_path / "runs" / "tiny").exists()
     folder = tmp_path / "runs" / "tiny-rehearsal"
     for home in folder.glob("*-xs-*"):
         assert (home / KILLED).exists()
+        assert not (home / SCRATCH).exists()
         steps = [json.loads(line)["step"] for line in (home / "metrics.jsonl").read_text().splitlines()]
         assert steps == list(range(1, STEPS + 1))
     said = cli("study", "logs", path, "scd", "name=tiny-rehearsal").out
@@ -45,6 +49,22 @@ def test_every_stage_is_tried_and_every_run_killed(
     assert (ambiguous.code, "is no run" in ambiguous.err) == (2, True)
     monkeypatch.setenv("SOME_TOKEN", said.split()[1])
     assert "[SOME_TOKEN]" in cli("study", "logs", path, "scd", "name=tiny-rehearsal").out
+
+
+def test_a_release_that_cannot_be_made_is_a_line_of_the_table(finished: Fixture, tmp_path: Path) -> None:
+    """A run whose data nobody vouches for any more; the run itself is as it was."""
+    homes = finished.copy(tmp_path)  # pyright: ignore[reportFunctionMemberAccess]
+    home = RunHome(homes.of("teacher"))
+    assert "was not made to its end" in _released("release of it", home).found
+    try_release(home.path)
+    assert _released("release of it", home).works is True
+    text = home.config.read_text()
+    home.config.write_text(re.sub("shards: .*", f"shards: {tmp_path / 'moved'}", text))
+    try_release(home.path)
+    check = _released("release of it", home)
+    assert (check.works, "not all of its making can be verified" in check.found) == (False, True)
+    assert json.loads((home.path / RELEASED).read_text())["works"] is False
+    assert not (home.path / SCRATCH).exists()
 
 
 def test_what_is_missing_is_listed_and_nothing_runs(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
