@@ -18,6 +18,7 @@ from kernels.attention import PLAIN_KEYS, attention, attention_jvp
 # Floating-point operations per Nq Nk D, of matrix products alone, by what is computed.
 OPERATIONS = {"forward": 4, "jvp": 12, "jvp of q": 8, "jvp, backward of out": 22, "forward, backward": 14}
 PEER = "jvp_flash_attention"
+FLASH = "flash-attn"  # its forward and backward, where it is installed
 PEER_WIDTHS = (32, 64, 128, 256)  # and lengths that are multiples of 32, which all of ours are
 
 Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # q, k, v and their tangents
@@ -91,8 +92,10 @@ def contestants(device: str, shape: Shape) -> Iterator[Contestant]:
         backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
     for name, backend in backends.items():
         yield Contestant(f"SDPA {name}", "forward", lambda x, backend=backend: lambda: sdpa(x, backend))
+    yield Contestant(FLASH, "forward", lambda x: lambda: attention(*x[:3], path="flash"))
     yield Contestant("ours, with backward", "jvp, backward of out", lambda x: lambda: ours_step(x))
     yield Contestant("SDPA flash, with backward", "forward, backward", lambda x: lambda: sdpa_step(x))
+    yield Contestant(f"{FLASH}, with backward", "forward, backward", lambda x: lambda: flash_step(x))
     if shape.name.startswith("U-Net"):
         yield Contestant("ours, channels first", "jvp", lambda x: ours_channels_first(x))
 
@@ -141,6 +144,13 @@ def sdpa_step(x: Six) -> tuple[Tensor, ...]:
     q, k, v = (y.detach().requires_grad_() for y in x[:3])
     with torch.enable_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return torch.autograd.grad(F.scaled_dot_product_attention(q, k, v), (q, k, v), x[3])
+
+
+def flash_step(x: Six) -> tuple[Tensor, ...]:
+    """The same by the package flash-attn."""
+    q, k, v = (y.detach().requires_grad_() for y in x[:3])
+    with torch.enable_grad():
+        return torch.autograd.grad(attention(q, k, v, path="flash"), (q, k, v), x[3])
 
 
 def ours_channels_first(x: Six) -> Callable[[], Any]:

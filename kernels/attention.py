@@ -7,11 +7,13 @@ Four paths compute the same:
 - `triton`: kernels in the style of FlashAttention-2, for float16, bfloat16 and float32 up to width 256 on a GPU;
 - `chunked`: PyTorch operations on a block of logits at a time, any device, also float64;
 - `plain`: PyTorch's formulas with all logits at once, kept for the backward pass: the fastest for few keys on a CPU;
-- `reference`: the same in float64, the oracle of the tests.
+- `reference`: the same in float64, the oracle of the tests;
+- `flash`, of plain attention alone and where it is asked for: the package flash-attn (`kernels.flash_path`).
 Unless told, a GPU takes `triton` where that knows type and width; everything else takes `plain` up to 64 keys and
 `chunked` beyond. So memory beyond inputs and outputs grows with the length, not its square, in the backward pass too.
 
-Derivatives of every order and mode are right on every path and at every length: under torch.func's transforms, on dual
+Derivatives of every order and mode are right on every path but `flash`, which refuses those beyond the first of reverse
+mode, and at every length: under torch.func's transforms, on dual
 tensors of torch.autograd.forward_ad, under activation checkpointing and FSDP2, within torch.compile (fullgraph) and
 through what torch.export and make_fx traced. Where torch refuses, so do we: transforms of a compiled function are to be
 taken within it. Dual tensors that enter a compiled function are refused here, as the compiler may drop their tangents.
@@ -34,13 +36,14 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from kernels import (
+    flash_path,
     functions,  # noqa: F401  # pyright: ignore[reportUnusedImport]  (the operators' derivatives)
     operators,
     reference,
 )
 
-Path = Literal["triton", "chunked", "plain", "reference"]
-PATHS = ("triton", "chunked", "plain", "reference")
+Path = Literal["triton", "chunked", "plain", "reference", "flash"]
+PATHS = ("triton", "chunked", "plain", "reference", "flash")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TRITON_WIDTH = 256  # the widest head that the kernels' tiles hold
 _NOT_EXPORTED = (TransformType.Grad, TransformType.Vmap)
@@ -74,6 +77,8 @@ def attention(
     if path in ("plain", "reference"):
         with operators.without_autocast(q.device):
             return reference.attention(q, k, v, scale, causal, _wide(path, q))
+    if path == "flash":
+        return flash_path.attention(q, k, v, scale, causal)
     return operators.forward(q, k, v, scale, causal, path)[0]
 
 
@@ -110,6 +115,8 @@ def attention_jvp(
         _check_tangent(name, x, tangent)
     scale, path, causal = _scale(q, scale), _path(path, q, v), _truth("causal", causal)
     tangent_grad = _truth("tangent_grad", tangent_grad)
+    if path == "flash":
+        raise NotImplementedError("path='flash' knows no tangents: give no path, or path='triton'")
     if path in ("plain", "reference"):
         with operators.without_autocast(q.device):
             return reference.attention_jvp(q, k, v, tq, tk, tv, scale, causal, tangent_grad, _wide(path, q))
