@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 
 DONE, FAILED, USAGE, CRASHED, AGAIN = 0, 1, 2, 70, 75  # exit codes; the last two as sysexits.h has them
+NO_ROOM = 73  # of a supervisor that could not write a word (EX_CANTCREAT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FINAL = (FAILED, USAGE)  # what the job itself says another start will not mend
 FRUITLESS = 3  # starts in a row that got no further, after which a job has failed
 TAIL_BYTES = 65536

@@ -6,12 +6,12 @@ One call of squeue and one of sacct for any number of jobs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from slurm.attempts import Start, starts
 from slurm.client import Client, SlurmError
-from slurm.restarts import Verdict
+from slurm.restarts import NO_ROOM, Verdict
 from slurm.submissions import Place, Submissions
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING", "RESIZING")
@@ -40,6 +40,10 @@ REASONS = {
 NO_LOG = (
     "SLURM could not start it (JobLaunchFailure, usually the log folder): is the study's folder on a file system "
     "that the nodes share?"
+)
+ROOM = (
+    "the study's folder takes no more: its disk is full or your quota is spent (`df`, `quota -s`): make room, or set "
+    "launch.folder elsewhere; then submit again"
 )
 
 
@@ -85,13 +89,25 @@ def conditions(submissions: Submissions, client: Client, places: Mapping[str, Pl
             )
     here = [place for name, place in places.items() if name not in away]
     queued = queue(client, _numbers(here))
-    accounted = account(client, _numbers(place for place in here if place.id not in queued))
+    # After squeue: what ended before that has left its word.
+    histories = {name: _history(submissions, name, place) for name, place in places.items()}
+    # squeue tells no exit codes.
+    failed = {name for name, place in places.items() if place.id in queued and queued[place.id].state == "FAILED"}
+    silent = {name for name in failed if not _said(histories[name])}
+    asked = (place for name, place in places.items() if name not in away and (place.id not in queued or name in silent))
+    accounted = account(client, _numbers(asked))
     found = {}
     for name, place in places.items():
         known = None if name in away else queued.get(place.id)
-        history = _history(submissions, name, place)  # after squeue: what ended before that has left its word
-        found[name] = _condition(name, place, known, accounted.get(place.id), history)
+        if name in silent and place.id in accounted and known is not None:
+            known = replace(known, exit=accounted[place.id].exit)
+        found[name] = _condition(name, place, known, accounted.get(place.id), histories[name])
     return found
+
+
+def _said(history: list[Start]) -> bool:
+    """Whether the last start has left its verdict."""
+    return bool(history) and bool(history[-1].ended.get("verdict"))
 
 
 def _history(submissions: Submissions, name: str, place: Place) -> list[Start]:
@@ -168,6 +184,8 @@ def _silent(name: str, place: Place, known: Known | None, number: int) -> Condit
         return Condition(State.CANCELLED, place.id, reason, number)
     if known.state in ENDED:
         return Condition(State.FAILED, place.id, f"{known.state}: {ENDED[known.state]}", number)
+    if known.exit.startswith(f"{NO_ROOM}:"):
+        return Condition(State.FAILED, place.id, ROOM, number)
     if not number and ("JobLaunchFailure" in known.reason or known.exit == "0:53"):
         return Condition(State.FAILED, place.id, f"{known.state}: {NO_LOG}", number)
     if not number:

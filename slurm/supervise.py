@@ -23,9 +23,10 @@ from slurm.attempts import begin, code_of, end, starts
 from slurm.graph import Job
 from slurm.interrupts import STOPPING
 from slurm.local import not_through_links
+from slurm.node import problem
 from slurm.private import read_record
 from slurm.redaction import Redactor
-from slurm.restarts import AGAIN, FAILED, Attempt, Decision, Verdict, decide, progress
+from slurm.restarts import AGAIN, FAILED, FULL, NO_ROOM, Attempt, Decision, Verdict, decide, progress
 from slurm.submissions import Submission, Submissions
 from slurm.task import ADDRESS, PORT
 
@@ -62,6 +63,8 @@ class Supervisor:
         *earlier, _ = self._history()
         if earlier and (last := decide(earlier, self.job.restarts)).verdict is Verdict.FAILED:
             return self._close(path, earlier[-1].code, last)  # those before it ended without a word
+        if wrong := problem(self.submission.container, self.submission.container_python, path / "begun.json"):
+            return self._close(path, FAILED, Decision(Verdict.FAILED, wrong))
         self._step(path)
         code = code_of(path, self.submission.tasks)
         end(path, code, progress(self.job.progress), "", "")
@@ -160,5 +163,15 @@ def free_port() -> int:
     raise OSError(f"no free port among {shlex.join(map(str, (LISTENED.start, LISTENED.stop)))} on this machine")
 
 
+def main() -> int:
+    """Run the start; NO_ROOM where nothing can be written: SLURM keeps that code, and `slurm.states` knows it."""
+    try:
+        return Supervisor(Path(sys.argv[1])).run()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return NO_ROOM
+
+
 if __name__ == "__main__":
-    sys.exit(Supervisor(Path(sys.argv[1])).run())
+    sys.exit(main())

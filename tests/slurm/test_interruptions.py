@@ -156,17 +156,22 @@ def test_a_job_longer_than_its_time_limit_goes_on_in_other_starts(bench: Bench) 
 
 @pytest.mark.nightly
 def test_a_failed_parent_that_is_requeued_by_hand_has_its_children_armed_again(bench: Bench) -> None:
-    """Its child was cancelled, or it would wait for ever; submitted again it waits for the parent's new start."""
-    (bench.home("parent") / "crash-at").write_text("2")
-    jobs = [bench.job("parent", 40, seconds=0.1, kind="parent"), bench.job("child", 1, "parent", kind="child")]
-    bench.put(*jobs)
-    assert bench.states() == {"parent": "failed", "child": "cancelled"}
-    (bench.folder / "parent" / "crash-at").unlink()
-    requeue(bench, "parent")
-    until(lambda: bench.conditions()["parent"].active)
+    """An element of an array, whose child was cancelled, or it would wait for ever; submitted again that child alone
+    waits for the parent's new start."""
+    (bench.home("p0") / "crash-at").write_text("2")
+    jobs = [bench.job(f"p{number}", 40, seconds=0.1, kind="parent") for number in range(2)]
+    jobs += [bench.job(f"c{number}", 1, f"p{number}", kind="child") for number in range(2)]
+    assert bench.put(*jobs).arrays == 2
+    assert bench.states() == {"p0": "failed", "p1": "done", "c0": "cancelled", "c1": "done"}
+    (bench.folder / "p0" / "crash-at").unlink()
+    requeue(bench, "p0")
+    until(lambda: bench.conditions()["p0"].active)
     outcome = bench.put(*jobs)
-    assert (list(outcome.active), list(outcome.submitted)) == (["parent"], ["child"])
-    assert bench.states() == {"parent": "done", "child": "done"}
+    assert (list(outcome.active), list(outcome.submitted)) == (["p0"], ["c0"])
+    assert bench.states() == dict.fromkeys(("p0", "p1", "c0", "c1"), "done")
+    parent, child = (starts(bench.submissions.attempts(name))[-1] for name in ("p0", "c0"))
+    assert child.begun["time"] >= parent.ended["time"]
+    assert [codes(bench, name) for name in ("p1", "c1")] == [[0], [0]]
 
 
 @pytest.mark.nightly
