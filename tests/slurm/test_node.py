@@ -24,7 +24,6 @@ WRONG = {
         "has no program no-such-runtime: write its path",
     ),
     "broken": (("sh", "-c", "echo no such image >&2; exit 3"), "ended with code 3 on node n"),
-    "unbound": (("env", "PYTHONPATH=/nowhere"), "No module named 'slurm'): mend `container`"),
 }
 
 
