@@ -166,7 +166,7 @@ def test_a_failed_parent_that_is_requeued_by_hand_has_its_children_armed_again(b
     (bench.folder / "p0" / "crash-at").unlink()
     requeue(bench, "p0")
     until(lambda: bench.conditions()["p0"].active)
-    outcome = bench.put(*jobs)
+    outcome = bench.put(jobs[0], jobs[2])  # a study leaves out what is done
     assert (list(outcome.active), list(outcome.submitted)) == (["p0"], ["c0"])
     assert bench.states() == dict.fromkeys(("p0", "p1", "c0", "c1"), "done")
     parent, child = (starts(bench.submissions.attempts(name))[-1] for name in ("p0", "c0"))
