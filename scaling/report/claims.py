@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from scaling.analysis.contrast import contrast
+from scaling.analysis.contrast import contrast, indifferent
 from scaling.analysis.summary import show
 from scaling.analysis.table import Row, curve_label, rows_of
 from scaling.config.metrics import METRICS
@@ -107,10 +107,8 @@ def _techniques(rows: Sequence[Row], curves: Sequence[Curve]) -> Iterator[Claim]
 def _said(one: dict[str, Any], other: dict[str, Any], keys: set[str]) -> Statement | None:
     """What the paper says of the first of two recipes, which differ in these keys; None: nothing."""
     if keys == {"tangent"} and other["tangent"] == "raw":
-        kinds = {"normalize": "normalised", "clip": "clipped"}
-        return (
-            Statement(f"{kinds[one['tangent']]} tangents are better than raw ones") if one["tangent"] in kinds else None
-        )
+        kind = {"normalize": "normalised", "clip": "clipped"}[one["tangent"]]
+        return Statement(f"{kind} tangents are better than raw ones")
     if keys == {"tangent"} and (one["tangent"], other["tangent"]) == ("clip", "normalize"):
         return Statement(f"clipped tangents serve as well as normalised ones (within {ALIKE:.0%})", alike=True)
     if keys == {"adaptive_weighting"} and one["adaptive_weighting"]:
@@ -161,9 +159,12 @@ def _judged(
     rows: Sequence[Row], said: Statement, one: str, other: str, steps: int, other_steps: int | None = None
 ) -> Iterator[Claim]:
     """The verdict on what is said of the two, from the interval of the mean ratio of their scores."""
-    curve = contrast(rows, (one, steps), (other, other_steps or steps))
-    if curve is None:
-        return
-    names = f"{curve_label(one, steps)} / {curve_label(other, other_steps or steps)}: {show(curve.mean)}"
-    verdict = said.verdict(curve.mean.low, curve.mean.high) if curve.judges else UNTOLD
-    yield Claim(said.text, names, verdict)
+    pair = (one, steps), (other, other_steps or steps)
+    names = " / ".join(curve_label(*each) for each in pair)
+    same, curve = indifferent(rows, *pair), contrast(rows, *pair)
+    if same:
+        measured = f"{names}: equal scores at {', '.join(same)}, where what they differ in was never used"
+        yield Claim(said.text, measured, SEEN if said.alike else NOT_SEEN)
+    if curve is not None:
+        verdict = said.verdict(curve.mean.low, curve.mean.high) if curve.judges else UNTOLD
+        yield Claim(said.text, f"{names}: {show(curve.mean)}", verdict)

@@ -29,7 +29,7 @@ COSTS = {
     "image": "MACs of a sample, decoder included",
 }
 IN_REPORT = ("training", "chain", "evaluated", "image")
-PANEL, HEIGHT = 3.1, 2.7  # inches
+PANEL, HEIGHT, NAME = 3.1, 2.7, 2.0  # inches: of a panel, of a name in the legend
 NAMED = 7  # points of the print that names a network
 
 
@@ -91,9 +91,12 @@ def cost_figure(points: Sequence[Point], metric: str, axes: Sequence[str] = tupl
         for axes, axis in zip(panels[-1], shown, strict=True):
             axes.set_xlabel(COSTS[axis])
         known = dict(zip(*reversed(_all_labels(panels)), strict=True))
-        figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=6, frameon=False)
+        figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
-    return Painted(paint, max(PANEL * len(shown), 2 * PANEL), HEIGHT * len(rows) + 0.6)
+    width = max(PANEL * len(shown), 2 * PANEL)
+    columns = int(width / NAME)
+    lines = -(-len({(one.method, one.steps) for one in points}) // columns)
+    return Painted(paint, width, HEIGHT * len(rows) + 0.4 + 0.2 * lines)
 
 
 def _all_labels(panels: np.ndarray) -> tuple[list, list[str]]:
@@ -136,7 +139,12 @@ def _curves(points: Sequence[Point]) -> Iterator[tuple[tuple[str, int], list[Poi
 
 
 def cost_pictures(record: Record) -> list[Picture]:
-    """The figure of a study's report, without the costs that its curves have; none where no run says others."""
+    """The figure of a study's report, without the costs that its curves have; none where no run says others.
+
+    Nor of a study with one size, whose recipes stand below another at one cost.
+    """
+    if len({run.size for run in record.scores}) == 1:
+        return []
     points = cost_points([row for run in record.scores for row in rows_of(run)])
     painted = cost_figure(points, metric_label(record.scores[0].metric), IN_REPORT) if points else None
     if painted is None:

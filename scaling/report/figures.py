@@ -56,9 +56,15 @@ def distance_figure(analysis: Analysis, metric: str, n: int, floor: float) -> Pa
         else:
             axes.annotate(f"below: {note}", (0.01, 0.015), xycoords="axes fraction", color=QUIET, fontsize=8)
         axes.set_ylabel(f"{metric} at N = {n:,}")
-        end_labels(axes, labels, LABEL_GAP)
+        end_labels(axes, labels, LABEL_GAP * HEIGHT / height)
 
-    return Painted(paint, WIDTH, HEIGHT)
+    height = _height(len({(one.method, one.steps) for one in analysis.distances}))
+    return Painted(paint, WIDTH, height)
+
+
+def _height(labels: int) -> float:
+    """Inches that give so many names of curves their room."""
+    return max(HEIGHT, LABEL_GAP * HEIGHT * labels + 0.8)
 
 
 def sampling_figure(analysis: Analysis, metric: str, n: int) -> Painted:
@@ -79,9 +85,10 @@ def sampling_figure(analysis: Analysis, metric: str, n: int) -> Painted:
         axes.set_xlabel("Multiply-adds (MACs) of one sample, all evaluations")
         value_limits(axes, [one.fd for one in analysis.distances])
         axes.set_ylabel(f"{metric} at N = {n:,}")
-        end_labels(axes, labels, LABEL_GAP)
+        end_labels(axes, labels, LABEL_GAP * HEIGHT / height)
 
-    return Painted(paint, WIDTH, HEIGHT)
+    height = _height(len({(one.method, one.steps) for one in analysis.distances}))
+    return Painted(paint, WIDTH, height)
 
 
 @dataclass(frozen=True)
@@ -165,9 +172,11 @@ def ratio_figure(analysis: Analysis) -> Painted:
         macs_axis(axes, {one.size: one.macs for curve in analysis.ratios for one in curve.points})
         value_limits(axes, [Interval(1, 1, 1), *(one.ratio for curve in analysis.ratios for one in curve.points)])
         axes.set_ylabel("Ratio to the teacher of the same size")
-        end_labels(axes, [*labels, EndLabel(axes.get_xlim()[1], 1.0, "own teacher", teacher)], LABEL_GAP)
+        named = [*labels, EndLabel(axes.get_xlim()[1], 1.0, "own teacher", teacher)]
+        end_labels(axes, named, LABEL_GAP * HEIGHT / height)
 
-    return Painted(paint, WIDTH, HEIGHT)
+    height = _height(len(analysis.ratios) + 1)
+    return Painted(paint, WIDTH, height)
 
 
 def _ratio_curve(axes: Axes, curve: RatioCurve, tone: str) -> EndLabel:

@@ -13,6 +13,7 @@ from scaling.analysis.words import HOLD, listed
 from scaling.config.metrics import metric_label
 from scaling.report.figures import Painted, distance_figure, ratio_figure, sampling_figure, training_figure
 from scaling.report.grids import Pixels, beside, grid_figure, matching, tile
+from scaling.report.recipes import recipes_figure
 from scaling.report.record import Images, Record, RunRecord
 
 COLUMNS, SHOWN = 10, 20
@@ -53,6 +54,16 @@ def _curves(record: Record, analysis: Analysis) -> list[Picture]:
     name = metric_label(first.metric)
     sources = listed([HOLD[source] for source in dict.fromkeys(one.source for one in analysis.distances)])
     scores = "; ".join(f"{curve_label(one.method, one.steps)} {one.size}: {show(one.fd)}" for one in analysis.distances)
+    if len({one.size for one in analysis.distances}) == 1:
+        return [
+            vector_picture(
+                "distance",
+                recipes_figure(analysis, name, first.n),
+                f"{name} of each recipe",
+                scores,
+                f"Size {analysis.distances[0].size}. Lower is better. Bars: 95 % intervals, which hold {sources}.",
+            )
+        ]
     distance = vector_picture(
         "distance",
         distance_figure(analysis, name, first.n, first.floor),

@@ -64,6 +64,24 @@ def test_each_claim_that_a_study_can_answer_has_its_verdict() -> None:
     )
 
 
+def test_a_bound_that_is_never_reached_makes_no_difference() -> None:
+    study = record(3)
+    same = {one.seed: one for one in study.runs if one.method == "unbounded"}
+    runs = []
+    for one in study.runs:
+        if one.method == "clipped":
+            scores, of_raw = one.scores, same[one.seed].scores
+            assert scores is not None
+            assert of_raw is not None
+            one = replace(one, scores=scores.model_copy(update={"metrics": of_raw.metrics}))
+        runs.append(one)
+    found = {one.claim: one for one in claims(replace(study, runs=tuple(runs)))}
+    clipped = found["clipped tangents are better than raw ones"]
+    assert clipped.verdict == NOT_SEEN
+    assert "equal scores at xs, where what they differ in was never used" in clipped.measured
+    assert found["clipped tangents serve as well as normalised ones (within 10%)"].verdict == NOT_SEEN  # 14 / 10
+
+
 def test_noise_and_single_trainings_decide_nothing() -> None:
     assert {one.verdict for one in claims(record(1))} == {UNTOLD}
     noisy = {one.claim: one.verdict for one in claims(record(3, 0.3))}

@@ -16,7 +16,11 @@ from matplotlib.text import Annotation
 from PIL import Image
 from scipy.optimize import isotonic_regression
 
+from scaling.analysis.summary import analyse
+from scaling.analysis.table import Row
+from scaling.report.figures import distance_figure, ratio_figure, sampling_figure
 from scaling.report.grids import beside, grid_figure, matching, tile
+from scaling.report.recipes import recipes_figure
 from scaling.report.record import Images
 from scaling.report.style import (
     DPI,
@@ -47,6 +51,24 @@ def test_each_curve_looks_like_no_other() -> None:
     assert {colour("scd", names) for names in ([], ["scd", "new"], ["a", "scd"])} == {"#0072B2"}
     names = ["teacher", "new", "scd+vsd"]
     assert len({colour(name, names) for name in (*names, "scd", "sct")}) == 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_dozen_recipes_find_room() -> None:
+    names = ["teacher", *(f"a_long_recipe_{number}" for number in range(12))]
+    for sizes in ({"xs": 1e6}, {"xs": 1e6, "s": 3e6}):
+        rows = [
+            Row(name, steps, steps, size, seed, macs, (9 + number + seed) * 1e6 / macs)
+            for number, name in enumerate(names)
+            for steps in ((8,) if name == "teacher" else (1, 2))
+            for size, macs in sizes.items()
+            for seed in (0, 1)
+        ]
+        analysis = analyse(rows)
+        figures = [recipes_figure(analysis, "FD", 9)] if len(sizes) == 1 else []
+        figures += [distance_figure(analysis, "FD", 9, 0.1), ratio_figure(analysis), sampling_figure(analysis, "FD", 9)]
+        for figure in figures:
+            assert Image.open(io.BytesIO(figure.png())).height == round(figure.height * DPI)
 
 
 def test_tones_of_sizes_grow_darker() -> None:
