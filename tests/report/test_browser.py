@@ -32,7 +32,7 @@ def opened(browser: Any, index: Path, width: int, scheme: str = "light") -> tupl
 def test_the_page_shows_its_figures_sorts_and_is_usable_by_keyboard(browser: Any, index: Path) -> None:
     page, said, asked = opened(browser, index, 1200)
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0 && image.alt.length > 10)")
-    assert page.evaluate("document.images.length") == 12
+    assert page.evaluate("document.images.length") == 13
     answer = page.get_by_role("list", name="The answer")
     assert answer.bounding_box()["y"] < 400
     assert answer.get_by_role("listitem").count() == 3

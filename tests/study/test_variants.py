@@ -23,15 +23,22 @@ VARIANTS = {
 }
 
 
+# The recipe of fashion.yaml before 2026-11-30.
+FASHION = ["teacher.steps=500", "teacher.batch=64", "teacher.lr_decay_steps=200", "by_size={}"]
+for method, steps, warmup in (("scd", 400, 150), ("sct", 250, 80)):
+    keys = {"steps": steps, "batch": 64, "lr_decay_steps": 150, "lr_cooldown": 0, "warmup_steps": warmup}
+    FASHION += [f"{method}.{key}={value}" for key, value in keys.items()]
+
+
 @pytest.mark.parametrize(
-    ("name", "runs"),
+    ("name", "changes", "runs"),
     [
-        ("fashion", {"scd-xs-8b59b8b2e37c", "sct-xs-589a6d5cc73a", "teacher-xs-930172c1a0b5"}),
-        ("imagenet512", {"teacher-s-a619a04c354a", "sct-s-66ff7e797090", "scd-s-e2b7d90c888d"}),
+        ("fashion", FASHION, {"scd-xs-8b59b8b2e37c", "sct-xs-589a6d5cc73a", "teacher-xs-930172c1a0b5"}),
+        ("imagenet512", [], {"teacher-s-a619a04c354a", "sct-s-66ff7e797090", "scd-s-e2b7d90c888d"}),
     ],
 )
-def test_runs_of_before_the_later_keys_keep_their_names(name: str, runs: set[str]) -> None:
-    study = open_study(ROOT / "configs" / "study" / f"{name}.yaml")
+def test_runs_of_before_the_later_keys_keep_their_names(name: str, changes: list[str], runs: set[str]) -> None:
+    study = open_study(ROOT / "configs" / "study" / f"{name}.yaml", changes)
     found = {
         run.name
         for run in expand(study.config, study.family, RunData(content_sha256="", held_out_sha256="", encoder="x"))

@@ -76,10 +76,10 @@ def test_a_family_file_with_a_bad_strategy() -> None:
 
 def test_a_launch_is_checked_before_anything_is_written() -> None:
     study = open_study(NANO_PATH, ["launch.devices=3"])
-    with pytest.raises(ConfigError, match="devices: 3 does not divide the batch of 64 of teacher-xs; these do"):
+    with pytest.raises(ConfigError, match="devices: 3 does not divide the batch of 32 of teacher-xs; these do"):
         check_launch(study.config, study.family, CPU)
     study = open_study(NANO_PATH, ["launch.devices=2", "launch.microbatch=5"])
-    with pytest.raises(ConfigError, match="microbatch: 5 does not divide the 32 images"):
+    with pytest.raises(ConfigError, match="microbatch: 5 does not divide the 16 images"):
         check_launch(study.config, study.family, CPU)
     study = open_study(NANO_PATH, ["launch.devices=2", "launch.strategy=zero3", "launch.microbatch=8"])
     check_launch(study.config, study.family, CPU)

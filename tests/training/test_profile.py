@@ -115,7 +115,10 @@ def test_a_memory_snapshot_is_of_every_rank_and_ends_with_the_window(
 
 REFUSED = [
     (["launch.profile=[5,3]"], r"launch.profile: \[5, 3\] ends before it starts: write \[first step, last step\]"),
-    (["launch.profile=[400,501]"], r"launch.profile: \[400, 501\] ends after the last step of every run, 500 at most"),
+    (
+        ["launch.profile=[900,1001]"],
+        r"launch.profile: \[900, 1001\] ends after the last step of every run, 1000 at most",
+    ),
     (["launch.memory_snapshot=true"], r"launch.memory_snapshot: true, but launch.profile names no steps"),
     (["launch.memory_snapshot=true", "launch.profile=[1,2]"], r"launch.memory_snapshot: .* CPU: set it to false"),
 ]
