@@ -96,6 +96,7 @@ def conditions(submissions: Submissions, client: Client, places: Mapping[str, Pl
     silent = {name for name in failed if not _said(histories[name])}
     asked = (place for name, place in places.items() if name not in away and (place.id not in queued or name in silent))
     accounted = account(client, _numbers(asked))
+    accounted |= _under_the_arrays_number({name: places[name] for name in silent}, accounted)
     found = {}
     for name, place in places.items():
         known = None if name in away else queued.get(place.id)
@@ -103,6 +104,15 @@ def conditions(submissions: Submissions, client: Client, places: Mapping[str, Pl
             known = replace(known, exit=accounted[place.id].exit)
         found[name] = _condition(name, place, known, accounted.get(place.id), histories[name])
     return found
+
+
+def _under_the_arrays_number(silent: Mapping[str, Place], accounted: Mapping[str, Known]) -> dict[str, Known]:
+    """By id, what sacct says of elements that ended just now: for some seconds the last of an array has its number."""
+    missing: dict[str, list[str]] = {}
+    for place in silent.values():
+        if place.id not in accounted:
+            missing.setdefault(str(place.submission.number), []).append(place.id)
+    return {ids[0]: accounted[number] for number, ids in missing.items() if len(ids) == 1 and number in accounted}
 
 
 def _said(history: list[Start]) -> bool:

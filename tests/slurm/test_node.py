@@ -13,7 +13,7 @@ import pytest
 from slurm.attempts import starts
 from slurm.resources import Request
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import ROOT, Bench
+from tests.slurm.conftest import ROOT, Bench, until
 
 HELD = Request(minutes=10, cpus_per_task=1, options=(("hold", True),))
 # What container runtimes are made of: namespaces, in which the program sees another machine's name.
@@ -81,6 +81,7 @@ def test_a_folder_that_takes_no_more_is_told_from_a_crash(small_disk: Bench) -> 
         except OSError:
             pass
     bench.cluster.call("scontrol", "release", bench.id("full"))
-    condition = bench.ended()["full"]
-    assert condition.state.value == "failed"
-    assert "its disk is full or your quota is spent (`df`, `quota -s`): make room" in condition.reason
+    assert bench.ended()["full"].state.value == "failed"
+    told = "its disk is full or your quota is spent (`df`, `quota -s`): make room"
+    # sacct hears of the code a moment after squeue hears of the end.
+    until(lambda: told in bench.conditions()["full"].reason, lambda: bench.conditions()["full"].reason)
