@@ -29,7 +29,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -172,16 +173,23 @@ def child(*arguments: str) -> dict[str, Any]:
     return json.loads(found.stdout.splitlines()[-1])
 
 
-def ranks(folder: Path, size: str, strategy: str, count: int) -> list[dict[str, int]]:
-    """What each rank measured."""
+def ranks(
+    folder: Path, size: str, strategy: str, count: int, script: str = __file__, **variables: str
+) -> list[dict[str, int]]:
+    """What each rank of a script measured, with these variables of its environment."""
     from slurm.ranks import free_port, rank_variables
 
     port = free_port()
-    command = [sys.executable, __file__, str(folder), "--size", size, "--run", strategy]
+    command = [sys.executable, script, str(folder), "--size", size, "--run", strategy]
     started = [
-        subprocess.Popen(command, env={**os.environ, **rank_variables(n, count, port)}, stdout=subprocess.PIPE,
-                         text=True) for n in range(count)
-    ]  # fmt: skip
+        subprocess.Popen(
+            command,
+            env={**os.environ, **variables, **rank_variables(n, count, port)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(count)
+    ]
     outputs = [process.communicate()[0] for process in started]
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
@@ -235,19 +243,31 @@ def main() -> None:
 
 def report(folder: Path, size: str, count: int, rounds: int) -> None:
     """Measure all, print it, and write it down."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with emptied(folder):
         child(str(folder), "--size", size, "--run", "write")
         tables = [*time_table(folder, size, rounds), "", *memory_table(folder, size, count)]
+    note(RESULT, size, tables)
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[None]:
+    """A folder in which `write` may write: it is taken away again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
     finally:
         shutil.rmtree(folder / "release", ignore_errors=True)
         (folder / "state.pt").unlink(missing_ok=True)
+
+
+def note(result: Path, size: str, tables: Sequence[str]) -> None:
+    """Print tables under the machine and the moment, and write them down."""
     facts = machine(torch.device("cpu"))
     stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     head = f"{facts['cpu']}, {facts['cores']} CPUs, torch {torch.__version__}, {stamp}; img512 {size}, float32"
     text = "\n".join([head, "", *tables, ""])
     print(text)
-    RESULT.write_text(text)
+    result.write_text(text)
 
 
 if __name__ == "__main__":

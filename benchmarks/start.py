@@ -14,11 +14,7 @@ Prints a table and writes it to benchmarks/results/start-cpu.md.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +24,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from benchmarks.load import GB, resident, stored_bytes, write
+from benchmarks.load import GB, emptied, note, ranks, resident, stored_bytes, write
 from models import read_release
 from models.sharded import local_runs
 from scaling.config.families import load_family
 from scaling.config.sections import Launch
-from scaling.study.machine import machine
 from scaling.training.origin import AtRest
 from scaling.training.sharding.parallel import build_engine, freeze
 from scaling.training.sharding.world import World, joined
@@ -51,7 +46,7 @@ def grown(make: Callable[[], Any]) -> tuple[Any, int]:
     return made, resident()[1] - before
 
 
-def rank(folder: Path, size: str, strategy: Any) -> dict[str, int]:
+def rank(folder: Path, strategy: Any) -> dict[str, int]:
     """One rank's part."""
     torch.set_num_threads(1)
     launch = Launch(strategy=strategy)
@@ -75,26 +70,14 @@ def _once(launch: Launch, world: World) -> None:
     build_engine(small, launch, world)
 
 
-def ranks(folder: Path, size: str, strategy: str, count: int) -> list[dict[str, int]]:
-    """What each rank measured."""
-    from slurm.ranks import free_port, rank_variables
-
-    port, command = free_port(), [sys.executable, __file__, str(folder), "--size", size, "--run", strategy]
-    own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}  # else malloc keeps smaller tensors that were freed
-    started = [
-        subprocess.Popen(command, env={**own, **rank_variables(n, count, port)}, stdout=subprocess.PIPE, text=True)
-        for n in range(count)
-    ]
-    return [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
-
-
 def table(folder: Path, size: str, count: int) -> list[str]:
     """Lines of a table: of each strategy the rank whose memory grew most."""
     stored = read_release(folder / "release").tensors.values()
     largest = max(stored_bytes(each.shape) for each in stored)
     lines = ["| strategy | network | holds GB | grew by GB | (grew - largest tensor) / holds |", "| --- " * 5 + "|"]
     for strategy in STRATEGIES:
-        found = ranks(folder, size, strategy, count)
+        # Without the variable malloc keeps smaller tensors that were freed.
+        found = ranks(folder, size, strategy, count, __file__, MALLOC_MMAP_THRESHOLD_="1048576")
         for network, grew, holds in (("in training", "trained", "holds"), ("distilled", "frozen", "share")):
             worst = max(found, key=lambda one, grew=grew, holds=holds: one[grew] - one[holds])
             ratio = (worst[grew] - largest) / worst[holds]
@@ -114,20 +97,12 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.resolve()
     if options.run:
-        print(json.dumps(rank(folder, options.size, options.run)))
+        print(json.dumps(rank(folder, options.run)))
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with emptied(folder):
         write(folder, options.size)
         lines = table(folder, options.size, options.ranks)
-    finally:
-        shutil.rmtree(folder / "release", ignore_errors=True)
-        (folder / "state.pt").unlink(missing_ok=True)
-    facts, stamp = machine(torch.device("cpu")), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    head = f"{facts['cpu']}, {facts['cores']} CPUs, torch {torch.__version__}, {stamp}; img512 {options.size}, float32"
-    text = "\n".join([head, "", *lines, ""])
-    print(text)
-    RESULT.write_text(text)
+    note(RESULT, options.size, lines)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ class LocalRun:
     local: Tensor
     first: int
 
+    def take(self, whole: Tensor) -> None:
+        """Copy what belongs here of the whole tensor."""
+        self.local.copy_(whole.flatten()[self.first : self.first + len(self.local)])
+
 
 def local_runs(net: nn.Module) -> dict[str, LocalRun]:
     """What this rank holds of every parameter and buffer, by name.

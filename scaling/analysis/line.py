@@ -23,7 +23,6 @@ from scaling.analysis.uncertainty import (
     FloatArray,
     Interval,
     around,
-    quantile_t,
 )
 
 ENOUGH = 3  # degrees of freedom of the residuals, which then stand alone
@@ -170,7 +169,5 @@ def points(estimates: Estimates, fit: LineFit | None) -> tuple[list[Interval], s
 
 
 def _each(estimates: Estimates, variances: FloatArray, dof: float) -> list[Interval]:
-    known = (dof > 0) & np.isfinite(variances)
-    half = np.where(known, (quantile_t(dof) if dof > 0 else 0.0) * np.sqrt(np.where(known, variances, 0.0)), math.inf)
-    ends = zip(estimates.value.tolist(), half.tolist(), strict=True)
-    return [Interval(value, value - width, value + width) for value, width in ends]
+    errors = np.sqrt(variances).tolist()
+    return [around(value, error, dof) for value, error in zip(estimates.value.tolist(), errors, strict=True)]

@@ -211,20 +211,19 @@ def _notes(rows: Sequence[Row], curves: Mapping[tuple[str, int], Estimates]) -> 
 
 def plain(value: Any) -> Any:
     """Dataclasses as dicts, without what is inside; what is infinite or not a number as None."""
-    kind = type(value)
-    if kind is float:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if kind is str or kind is int:
+    if isinstance(value, str | int):
         return value
-    if is_dataclass(kind):
-        return {name: plain(getattr(value, name)) for name in _shown_fields(kind)}
+    if is_dataclass(value):
+        return {name: plain(getattr(value, name)) for name in _shown_fields(type(value))}
     if isinstance(value, tuple | list):
         return [plain(one) for one in value]
     if isinstance(value, dict):
         return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return value
 
 
 @cache

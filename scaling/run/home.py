@@ -24,6 +24,7 @@ from data_pipeline.files import set_aside, write_json_atomic
 from scaling.run.schemas import Environment, GuidanceScores, RunScores, StudyRuns, Timings
 
 M = TypeVar("M", bound=BaseModel)
+S = TypeVar("S", RunScores, GuidanceScores)
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -120,16 +121,17 @@ class RunHome:
 
     def read_scores(self) -> RunScores | None:
         """The scores, None while the run is not done. DamagedError for a file that is not this run's scores."""
-        found = read_model(self.scores, RunScores)
-        if found is not None and found.run != self.name:
-            raise DamagedError(f"{self.scores}: holds the scores of run {found.run}; {AGAIN}")
-        return found
+        return self._own(self.scores, RunScores)
 
     def read_guidance(self) -> GuidanceScores | None:
         """What was judged at other guidance strengths, None where nothing was. DamagedError."""
-        found = read_model(self.guidance, GuidanceScores)
+        return self._own(self.guidance, GuidanceScores)
+
+    def _own(self, path: Path, kind: type[S]) -> S | None:
+        """Scores that must be this run's."""
+        found = read_model(path, kind)
         if found is not None and found.run != self.name:
-            raise DamagedError(f"{self.guidance}: holds the scores of run {found.run}; {AGAIN}")
+            raise DamagedError(f"{path}: holds the scores of run {found.run}; {AGAIN}")
         return found
 
     def read_timings(self) -> Timings | None:

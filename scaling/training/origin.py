@@ -23,6 +23,12 @@ from scaling.training.ema import profile_name
 from scaling.training.sharding.pieces import Piece
 
 
+def require_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """RuntimeError where not the very tensors that are wanted are found."""
+    if differ := [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]:
+        raise RuntimeError(f"{len(differ)} tensors are missing, surplus or of another shape, such as {differ[0]}")
+
+
 class Origin(ABC):
     """A network by its shape and by its tensors, under the names of TrigFlowNet, of which any run can be had."""
 
@@ -38,9 +44,7 @@ class Origin(ABC):
 
     def fill(self, net: TrigFlowNet) -> None:
         """Fill what this rank holds of a network of this shape; RuntimeError where it is another one."""
-        wanted, found = state_shapes(net.config), self.shapes()
-        if differ := [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]:
-            raise RuntimeError(f"{len(differ)} tensors are missing, surplus or of another shape, such as {differ[0]}")
+        require_shapes(state_shapes(net.config), self.shapes())
         self.read(local_runs(net))
 
     def frozen(self) -> TrigFlowNet:
@@ -63,7 +67,7 @@ class InMemory(Origin):
     @torch.no_grad()
     def read(self, runs: Mapping[str, LocalRun]) -> None:
         for name, run in runs.items():
-            run.local.copy_(self.state[name].flatten()[run.first : run.first + len(run.local)])
+            run.take(self.state[name])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from scaling.run.randomness import derive_seed
 from scaling.run.spec import RunSpec
 from scaling.training.checkpoints.checkpoint import Checkpoint
 from scaling.training.ema import profile_name
-from scaling.training.origin import Origin
+from scaling.training.origin import Origin, require_shapes
 
 # What a student has beyond its teacher, which is told neither a guidance strength nor where to lead; the gain of each
 # starts at zero, so that it starts as the teacher.
@@ -77,9 +77,7 @@ class First:
             return set()
         shapes, there = state_shapes(self.config), self.origin.shapes()
         added = {name for name in (*GUIDANCE_KEYS, *TO_KEYS) if name not in there}
-        wanted = {name: shape for name, shape in shapes.items() if name not in added}
-        if differ := [name for name in {**wanted, **there} if wanted.get(name) != there.get(name)]:
-            raise RuntimeError(f"{len(differ)} tensors are missing, surplus or of another shape, such as {differ[0]}")
+        require_shapes({name: shape for name, shape in shapes.items() if name not in added}, there)
         return set(there)
 
     def _draw(self, runs: Mapping[str, LocalRun]) -> None:
@@ -99,7 +97,7 @@ def _copy(module: nn.Module, name: str, runs: Mapping[str, LocalRun]) -> None:
     for key in runs.keys() & tensors.keys():
         run, tensor = runs[key], tensors[key]
         if not tensor.is_meta:
-            run.local.copy_(tensor.flatten()[run.first : run.first + len(run.local)])
+            run.take(tensor)
 
 
 def first_networks(spec: RunSpec, origin: Origin | None, start: Origin | None = None) -> dict[NetworkName, First]:

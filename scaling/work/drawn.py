@@ -48,8 +48,10 @@ class Drawn:
         return height, width, channels
 
     def share(self, rank: int, size: int) -> Drawn:
-        """Those of one of `size` ranks: an image depends on its seed alone."""
-        return replace(self, seeds=np.array_split(self.seeds, size)[rank])
+        """Those of one of `size` ranks: whole passes, so that the images come in the same batches for any number."""
+        passes = -(-self.count // self.draw.batch)
+        first, last = (passes * each // size * self.draw.batch for each in (rank, rank + 1))
+        return replace(self, seeds=self.seeds[first:last])
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """uint8 [B, H, W, C], at most `size` at a time, in the order of the seeds."""

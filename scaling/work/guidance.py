@@ -11,11 +11,10 @@ from scaling.evaluation.extract import Extracted, extract
 from scaling.evaluation.judge import judge
 from scaling.evaluation.real import Real
 from scaling.evaluation.spaces.space import Space
-from scaling.methods.guidance import Network
 from scaling.run.home import RunHome, sound, write_model
 from scaling.run.schemas import GuidancePoint, GuidanceScores, StepScore
 from scaling.run.spec import RunFile
-from scaling.sampling.draw import Draw, draw_of
+from scaling.sampling.draw import draw_of
 from scaling.sampling.evaluations import samples_of, swept
 from scaling.training.sharding.world import World
 from scaling.weights.trained import final_network
@@ -39,10 +38,11 @@ def judge_guidance(config: RunFile, home: RunHome, world: World, stop: Stop) -> 
     for (steps, strength), nfe in wanted.items():
         if (steps, strength) in done:
             continue
-        draw = replace(draw_of(config.spec, steps), guidance=strength)
+        draw, seeds = replace(draw_of(config.spec, steps), guidance=strength), np.arange(samples_of(config.spec))
+        images = Drawn(config.spec, network, draw, seeds, world.device, vae=config.vae, stop=stop)
         metrics: dict[str, StepScore] = {}
         for space, real in spaces:
-            made = features(config, network, draw, space, world, stop)
+            made = extract(space, images, stop, world)
             metrics |= _judged(config, made, space, real, nfe, steps, world) if world.leads else {}
         if world.leads:
             points.append(GuidancePoint(guidance=strength, metrics=metrics))
@@ -59,20 +59,3 @@ def _judged(
         for metric in config.spec.evaluation.metrics
         if metric.space == space.about.space
     }
-
-
-def features(config: RunFile, network: Network, draw: Draw, space: Space, world: World, stop: Stop) -> Extracted:
-    """Those of all samples, on every rank; each rank draws whole passes, so that any number of ranks draws the same."""
-    count = samples_of(config.spec)
-    passes = np.array_split(np.arange(count), range(draw.batch, count, draw.batch))
-    first, last = (len(passes) * rank // world.size for rank in (world.rank, world.rank + 1))
-    own = None
-    if first < last:
-        seeds = np.concatenate(passes[first:last])
-        images = Drawn(config.spec, network, draw, seeds, world.device, vae=config.vae, stop=stop)
-        own = extract(space, images, stop)
-    parts = [part for part in world.gathered(own) if part is not None]
-    probabilities = [part.probabilities for part in parts if part.probabilities is not None]
-    return Extracted(
-        np.concatenate([part.features for part in parts]), np.concatenate(probabilities) if probabilities else None
-    )

@@ -15,17 +15,19 @@ import torch
 from models.network import SIGMA_DATA, T_MAX
 from models.trigflow import denoise
 from scaling.config.validation import ConfigError
-from scaling.evaluation.extract import Extracted
+from scaling.evaluation.extract import extract
 from scaling.report.build import build_report
 from scaling.run.home import RunHome, write_model
 from scaling.run.spec import load_run
 from scaling.sampling.draw import draw_of
+from scaling.sampling.evaluations import samples_of
 from scaling.training.checkpoints import checkpoint
 from scaling.training.origin import InMemory
 from scaling.training.sharding.world import World
 from scaling.training.start import GUIDANCE_KEYS, averaged_weights
 from scaling.weights.trained import final_network
-from scaling.work.guidance import features, judge_guidance
+from scaling.work.drawn import Drawn
+from scaling.work.guidance import judge_guidance
 from scaling.work.judging import opened
 from scaling.work.search import variables_of
 from scaling.work.stages import run
@@ -142,20 +144,27 @@ def test_ranks_draw_whole_passes_of_one_set(ended: Fixture) -> None:
     config = load_run(ended.of("vsd"))
     network = final_network(RunHome(ended.of("vsd")), config.spec, torch.device("cpu"))
     space, _ = opened(config, "fashion", torch.device("cpu"))
-    asked = (config, network, draw_of(config.spec, 1), space)
-    whole = features(*asked, World(0, 1, torch.device("cpu")), lambda: False)
-    first = Half(0, 2, torch.device("cpu"), beside=[])
-    second = Half(1, 2, torch.device("cpu"), beside=[features(*asked, first, lambda: False)])
-    np.testing.assert_array_equal(features(*asked, second, lambda: False).features, whole.features)
+    draw, seeds = draw_of(config.spec, 1), np.arange(samples_of(config.spec))
+    images = Drawn(config.spec, network, draw, seeds, torch.device("cpu"))
+    shares = [images.share(rank, 2).seeds for rank in range(2)]
+    assert all(len(share) for share in shares)
+    assert len(shares[0]) % draw.batch == 0
+    whole = extract(space, images, world=World(0, 1, torch.device("cpu")))
+    first = Half(0, 2, torch.device("cpu"))
+    extract(space, images, world=first)
+    second = Half(1, 2, torch.device("cpu"), beside=first.given)
+    np.testing.assert_array_equal(extract(space, images, world=second).features, whole.features)
 
 
 @dataclass(frozen=True)
 class Half(World):
     """One rank of two, which is told what the one before it has."""
 
-    beside: list[Extracted] = field(default_factory=list)
+    beside: list[Any] = field(default_factory=list)
+    given: list[Any] = field(default_factory=list)
 
     def gathered(self, own: Any) -> list[Any]:
+        self.given.append(own)
         return [*self.beside, own]
 
 
