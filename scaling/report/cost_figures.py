@@ -175,8 +175,7 @@ def write_figures(rows: Sequence[Row], metric: str, folder: Path, name: str) -> 
     if painted is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    files = {folder / f"{name}.png": painted.png()}
-    files |= {folder / f"{name}.{kind}": painted.vector(kind) for kind in ("svg", "pdf")}
-    for path, content in files.items():
-        write_bytes_atomic(path, content)
-    return [*files]
+    files = painted.files(name)
+    for file, content in files.items():
+        write_bytes_atomic(folder / file, content)
+    return [folder / file for file in files]

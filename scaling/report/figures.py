@@ -23,7 +23,7 @@ from scaling.report.style import (
     colour,
     compute_axis,
     draw,
-    draw_vector,
+    draw_all,
     end_labels,
     log_values,
     macs_axis,
@@ -103,9 +103,9 @@ class Painted:
         """For the page."""
         return draw(self.paint, self.width, self.height)
 
-    def vector(self, kind: str) -> bytes:
-        """ "svg" or "pdf"."""
-        return draw_vector(self.paint, self.width, self.height, kind)
+    def files(self, name: str) -> dict[str, bytes]:
+        """NAME.png, NAME.svg and NAME.pdf."""
+        return {f"{name}.{kind}": drawn for kind, drawn in draw_all(self.paint, self.width, self.height).items()}
 
 
 def value_limits(axes: Axes, intervals: Sequence[Interval]) -> None:

@@ -95,8 +95,8 @@ def _curves(record: Record, analysis: Analysis) -> list[Picture]:
 
 def vector_picture(name: str, painted: Painted, title: str, alt: str, caption: str) -> Picture:
     """A figure with its SVG and PDF beside the PNG."""
-    others = {f"{name}.{kind}": painted.vector(kind) for kind in ("svg", "pdf")}
-    return Picture(f"{name}.png", painted.png(), title, alt, caption, others)
+    files = painted.files(name)
+    return Picture(f"{name}.png", files.pop(f"{name}.png"), title, alt, caption, files)
 
 
 def _training(record: Record) -> list[Picture]:

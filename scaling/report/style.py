@@ -83,25 +83,26 @@ def shades(base: str, count: int) -> list[str]:
 
 def draw(paint: Callable[[Figure], None], width: float, height: float) -> bytes:
     """PNG bytes of a figure of width x height inches, painted by `paint`; pyplot and its global state stay out."""
-    with mpl.rc_context(STYLE):
+    return draw_all(paint, width, height, ())["png"]
+
+
+def draw_all(
+    paint: Callable[[Figure], None], width: float, height: float, vectors: Sequence[str] = ("svg", "pdf")
+) -> dict[str, bytes]:
+    """The same figure as "png" and, for a paper, as "svg" and "pdf", text as text; the same bytes each time."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "trigscale", "svg.fonttype": "none", "pdf.fonttype": 42}):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
         paint(figure)
         stream = io.BytesIO()
         canvas.print_png(stream, metadata={"Software": None})  # savefig would draw all of it twice, for its layout
-    return stream.getvalue()
-
-
-def draw_vector(paint: Callable[[Figure], None], width: float, height: float, kind: str) -> bytes:
-    """The same figure for a paper: kind "svg" or "pdf", text as text, the same bytes each time."""
-    undated: dict[str, Any] = {"Date": None} if kind == "svg" else {"CreationDate": None}
-    look = {**STYLE, "svg.hashsalt": "trigscale", "svg.fonttype": "none", "pdf.fonttype": 42}
-    with mpl.rc_context(look):
-        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-        paint(figure)
-        stream = io.BytesIO()
-        figure.savefig(stream, format=kind, metadata=undated)
-    return stream.getvalue()
+        drawn = {"png": stream.getvalue()}
+        figure.set_layout_engine("none")  # places stay as they are; finding them anew is half of the time
+        for kind in vectors:
+            stream = io.BytesIO()
+            figure.savefig(stream, format=kind, metadata={"Date" if kind == "svg" else "CreationDate": None})
+            drawn[kind] = stream.getvalue()
+    return drawn
 
 
 def macs_axis(axes: Axes, sizes: Mapping[str, float]) -> None:
