@@ -16,9 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from data_pipeline.errors import UserError
+from scaling.report.page import render_page
 
 LOOPBACK = "127.0.0.1"
 MOST_BYTES = 4096  # of a request
@@ -58,9 +57,7 @@ class DemoServer(ThreadingHTTPServer):
 
 def page(facts: Mapping[str, Any], nonce: str) -> str:
     """The page, which asks for nothing but samples."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("page.html.j2").render(facts=facts, nonce=nonce)
+    return render_page(Path(__file__).with_name("page.html.j2"), facts=facts, nonce=nonce)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from data_pipeline.files import clear_partials, write_bytes_atomic
 from scaling.analysis.summary import Analysis, analyse, show
 from scaling.analysis.table import TEACHER, TableError, curve_label, method_label, rows_of
@@ -22,6 +20,7 @@ from scaling.report.costs import RunCost, run_cost, state
 from scaling.report.findings import UNTOLD, answer, caveats, checks, summarise
 from scaling.report.guidance import guidance_pictures, read_sweeps
 from scaling.report.metrics import metric_columns, metric_table, ratio_table
+from scaling.report.page import render_page
 from scaling.report.paper import BIBTEX, latex_table, methods_paragraph
 from scaling.report.pictures import Picture, draw_pictures
 from scaling.report.record import Record, ReportError, RunRecord, read_study
@@ -101,15 +100,9 @@ def render_html(
     truths: Sequence[TruthRecord] = (),
 ) -> str:
     """The HTML of the report; every text from the study is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     first = record.scores[0] if record.scores else None
-    return environment.get_template("template.html.j2").render(
+    return render_page(
+        Path(__file__).with_name("template.html.j2"),
         record=record,
         answer=answer(record, analysis),
         summary=summarise(record, analysis),

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -24,6 +23,7 @@ from scaling.analysis.uncertainty import Observation, combine, divide, observe
 from scaling.analysis.words import constancy_words
 from scaling.report.figures import HEIGHT, WIDTH, Painted, error_bars, value_limits
 from scaling.report.findings import metric_label
+from scaling.report.page import render_page
 from scaling.report.pictures import Picture, vector_picture
 from scaling.report.style import EndLabel, colour, end_labels, macs_axis, marker
 
@@ -150,11 +150,9 @@ def _csv(found: Comparison) -> str:
 
 
 def _html(found: Comparison, picture: Picture) -> str:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     lines = [
         {"curve": curve_label(curve.method, curve.steps), "size": one.size, "ratio": show(one.ratio)}
         for curve in found.ratios
         for one in curve.points
     ]
-    return environment.get_template("compare.html.j2").render(found=found, picture=picture, lines=lines)
+    return render_page(Path(__file__).with_name("compare.html.j2"), found=found, picture=picture, lines=lines)

@@ -219,6 +219,13 @@ class Environment(Schema):
         return self.model_copy(update={"stages": stages, "wall_seconds": round(self.wall_seconds + seconds, 3)})
 
 
+class ReleaseTrial(Schema):
+    """released-in-rehearsal.json of a run: whether a release of it could be made, and what was found."""
+
+    works: bool
+    found: str
+
+
 class StudyRuns(Schema):
     """study.json of a study: the names of its runs as it was last launched, each after its parent."""
 

@@ -7,7 +7,6 @@ and the speed and memory that were measured beside the plan's.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,8 @@ from scaling.errors import explain
 from scaling.plan import units
 from scaling.plan.build import Options, Plan, build_plan
 from scaling.run.devices import pick_device
-from scaling.run.home import RunHome, StudyFolder
+from scaling.run.home import DamagedError, RunHome, StudyFolder, read_model
+from scaling.run.schemas import ReleaseTrial
 from scaling.run.spec import PlannedRun, run_data
 from scaling.study.checks import obstacles
 from scaling.study.expand import expand
@@ -229,10 +229,12 @@ def _after(small: Study, runs: Sequence[PlannedRun]) -> Iterator[Check]:
 def _released(what: str, home: RunHome) -> Check:
     """What the run's last job found when it made a release of it, dry."""
     try:
-        note = json.loads((home.path / RELEASED).read_text())
-    except FileNotFoundError:
+        trial = read_model(home.path / RELEASED, ReleaseTrial)
+    except DamagedError as error:
+        return Check(what, False, str(error))
+    if trial is None:
         return Check(what, False, f"was not made to its end: {home.log}")
-    return Check(what, note["works"], note["found"])
+    return Check(what, trial.works, trial.found)
 
 
 def _measured(study: Study, plan: Plan, small: Study, runs: Sequence[PlannedRun]) -> Iterator[dict[str, Any]]:

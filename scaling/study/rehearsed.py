@@ -17,7 +17,7 @@ from scaling.work.stopping import StopRequest
 
 COMMAND = (sys.executable, "-P", "-m", "scaling.study.rehearsed")
 KILLED = "killed-in-rehearsal"  # in the run's home, once that was done
-RELEASED = "released-in-rehearsal.json"  # in the run's home: {"works": bool, "found": str}
+RELEASED = "released-in-rehearsal.json"  # in the run's home
 SCRATCH = "release-in-rehearsal"
 
 
@@ -39,10 +39,11 @@ def _leads() -> bool:
 def try_release(home: Path) -> None:
     """Make the release of a finished run, verify it and take it away again; what came of it stays in RELEASED."""
     from data_pipeline.errors import UserError
-    from data_pipeline.files import write_json_atomic
     from scaling.errors import explain
     from scaling.release.make import Options, release
     from scaling.release.verify import verify_release
+    from scaling.run.home import write_model
+    from scaling.run.schemas import ReleaseTrial
     from scaling.run.spec import load_run
 
     scratch = home / SCRATCH
@@ -51,12 +52,12 @@ def try_release(home: Path) -> None:
         made = release(home, scratch, Options()).folder
         facts = verify_release(made, load_run(home).vae)
         picture = "without a picture" if facts["grid"] is None else "its picture drawn again"
-        found = {"works": True, "found": f"made, {facts['files']} files verified, {picture}; discarded"}
+        found = ReleaseTrial(works=True, found=f"made, {facts['files']} files verified, {picture}; discarded")
     except (UserError, OSError) as error:
-        found = {"works": False, "found": explain(error)}
+        found = ReleaseTrial(works=False, found=explain(error))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    write_json_atomic(home / RELEASED, found)
+    write_model(home / RELEASED, found)
 
 
 def main() -> int:

@@ -65,6 +65,9 @@ def test_a_release_that_cannot_be_made_is_a_line_of_the_table(finished: Fixture,
     assert (check.works, "not all of its making can be verified" in check.found) == (False, True)
     assert json.loads((home.path / RELEASED).read_text())["works"] is False
     assert not (home.path / SCRATCH).exists()
+    (home.path / RELEASED).write_text("[]")
+    check = _released("release of it", home)
+    assert (check.works, RELEASED in check.found) == (False, True)
 
 
 def test_what_is_missing_is_listed_and_nothing_runs(tmp_path: Path, write_study: Fixture, cli: Fixture) -> None:
