@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from scaling.config.metrics import METRICS, NONE, TRUTH, Metric, SpaceName, get_metric
+from scaling.config.metrics import METRICS, NEIGHBOURS, NONE, TRUTH, Metric, SpaceName, get_metric
 from scaling.config.recipes import PROFILE, Guidance, Positive, PositiveFloat, StudentRecipe, later
 from scaling.config.validation import Section
 
@@ -116,6 +116,9 @@ class Ema(Section):
 
     @model_validator(mode="after")
     def _keeps_one(self) -> Ema:
+        for key in ("sigma_rel", "half_life_images"):
+            if len(set(getattr(self, key))) != len(getattr(self, key)):
+                raise ValueError(f"{key}: {list(getattr(self, key))} repeats an average: name each once")
         if not self.sigma_rel and not self.half_life_images:
             raise ValueError("sigma_rel: name one profile at least, or a half-life in half_life_images")
         return self
@@ -142,6 +145,12 @@ class Sampling(Section):
     student_ema: PositiveFloat = Field(default=0.05, description=f"EMA a student is sampled with: {PROFILE}")
     batch: Positive = Field(default=250, description="images a forward pass")
     seed: int = Field(default=0, ge=0, description="seed of the sampling noise, the same for every run of the study")
+
+    @model_validator(mode="after")
+    def _steps_once(self) -> Sampling:
+        if len(set(self.student_steps)) != len(self.student_steps):
+            raise ValueError(f"student_steps: {list(self.student_steps)} repeats an entry: name each once")
+        return self
 
 
 def student_steps(recipe: StudentRecipe, sampling: Sampling) -> tuple[int, ...]:
@@ -205,6 +214,16 @@ class Evaluation(Section):
             raise ValueError(f"guidance: {list(self.guidance)} repeats a strength: name each once")
         if self.guidance and not set(self.spaces) - {TRUTH}:
             raise ValueError("guidance: no metric judges images at these strengths: name one, or remove them")
+        return self
+
+    @model_validator(mode="after")
+    def _neighbours_are_there(self) -> Evaluation:
+        used = [metric.name for metric in self.metrics if metric.kind in NEIGHBOURS]
+        if used and self.neighbours >= self.samples:
+            raise ValueError(
+                f"neighbours: {self.neighbours} of each image are wanted by {used[0]}, and a set has {self.samples} "
+                "images (samples): lower it; the usual is 3 or 5"
+            )
         return self
 
     @property

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from yaml.parser import ParserError
 from yaml.scanner import ScannerError
 
@@ -48,9 +48,43 @@ class ConfigError(UserError):
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are fixed once read."""
+    """Base of all sections: unknown keys are errors, values are fixed once read, true and false are no numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_truths(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes, no, on and off as true and false, which Python counts as 1 and 0."""
+        assert info.field_name is not None, "pydantic names the field"
+        if _holds_truth(value) and _of_numbers(cls.model_fields[info.field_name].annotation):
+            raise ValueError("a number belongs here, and yes, no, on, off, true and false are none in YAML")
+        return value
+
+
+def _holds_truth(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_truth(each) for pair in value.items() for each in pair)
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
+
+
+def _of_numbers(annotation: Any) -> bool:
+    """Whether a type takes numbers, alone or in lists and mappings, and no truth value."""
+    kinds = set(_leaves(annotation))
+    return bool(kinds & {int, float}) and kinds <= {int, float, type(None), ...}
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types that a type is made of, bounds and containers taken off."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        arguments = arguments[:1]
+    elif get_origin(annotation) is Literal:
+        arguments = tuple(type(argument) for argument in arguments)
+    if not arguments:
+        yield annotation
+    for argument in arguments:
+        yield from _leaves(argument)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -20,6 +21,7 @@ MAX_CHARACTERS = 65_536  # sixteen times the longest study file that ships; PyYA
 MAX_DEPTH = 20
 MAX_VALUES = 5_000  # with every alias counted as what it stands for
 MERGE = "tag:yaml.org,2002:merge"
+SURPRISING = re.compile(r"[-+]?0[0-7_]+|[^:]+:.*")  # numbers to base 8 and 60, which look like others
 
 
 class Unreadable(yaml.YAMLError):
@@ -93,6 +95,8 @@ class _Bounded(Composer, SafeConstructor, Resolver):
         return node
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
+        if isinstance(node, ScalarNode):
+            self._require_plain(node)
         try:
             value = super().construct_object(node, deep)
         except (ValueError, KeyError, AttributeError, OverflowError) as error:  # what PyYAML's own conversions let out
@@ -104,6 +108,17 @@ class _Bounded(Composer, SafeConstructor, Resolver):
         if isinstance(value, str) and not is_safe(value):  # names become those of folders, and are printed
             raise Unreadable(f"line {node.start_mark.line + 1}: {shown(value)} holds line breaks or control characters")
         return value
+
+    def _require_plain(self, node: ScalarNode) -> None:
+        """Unreadable for a number that YAML reads as another than is written: 010 is 8, 1:30 is 90."""
+        kind = node.tag.rpartition(":")[2]
+        if kind in ("int", "float") and SURPRISING.fullmatch(node.value):
+            base = 60 if ":" in node.value else 8
+            raise Unreadable(
+                f"line {node.start_mark.line + 1}: {shown(node.value)} is a number to base {base} in YAML: write it to "
+                "base 10 without zeros in front, or in quotes where it is a text; between a key and its value stands a "
+                "space, as in {1: 1.5}"
+            )
 
     def _measure(self, node: Node) -> None:
         """Note the extent of a node that was composed, from that of its children."""
