@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from scaling.config.families import CONFIGS
 from scaling.config.recipes import Positive
 from scaling.config.validation import ConfigError, Section, choices, read_yaml, validate
 
+NO_JOB = "with it sbatch does not answer with the number of a job that will run"
 # What `study submit` itself says to sbatch; given by hand it would break what relies on it.
 OURS = {
     **dict.fromkeys(("array", "dependency", "kill-on-invalid-dep"), "the graph of the study's jobs sets it"),
@@ -23,13 +25,24 @@ OURS = {
     **dict.fromkeys(("gpus-per-task", "gpus-per-node", "gpus"), "one GPU a task is asked for, unless gpus is false"),
     **dict.fromkeys(("cpus-per-task",), "set cpus_per_task"),
     **dict.fromkeys(("requeue", "no-requeue"), "jobs must be requeued to continue"),
+    **dict.fromkeys(("clusters", "cluster"), "a job's number is looked up on the cluster that sbatch is called on"),
+    **dict.fromkeys(("wrap", "test-only", "wait", "parsable", "quiet", "help", "usage", "version"), NO_JOB),
+    **dict.fromkeys(("partition", "account", "qos", "constraint"), "it is a key of the cluster file: set it there"),
 }
+# What a job's tasks find in their environment by trigscale or SLURM; another value would make them others' tasks.
+OURS_INSIDE = re.compile(
+    "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE))|MASTER_(ADDR|PORT)|CUDA_VISIBLE_DEVICES|PYTHON(PATH|SAFEPATH)"
+    "|(SBATCH|TORCHELASTIC|TRIGSCALE)_.*"
+    "|SLURM_((JOB|ARRAY|STEP|NODE|TASK|NTASKS|RESTART|SUBMIT)[A-Z_]*|PROCID|LOCALID|NPROCS|NNODES|GTIDS)"
+)
 
 
 def variable_name(name: str) -> str:
     """The name, found fit for an environment variable; ValueError."""
     if not name.isascii() or not name.isidentifier():
         raise ValueError("is no name of an environment variable: letters, digits and underscores")
+    if OURS_INSIDE.fullmatch(name):
+        raise ValueError("tells a task who it is and what to import, which trigscale and SLURM say: remove it")
     return name
 
 
@@ -37,6 +50,13 @@ def one_line(text: str) -> str:
     """The text, found to be one line; ValueError."""
     if not text or not is_safe(text):
         raise ValueError("is empty or has line breaks or control characters: write one line")
+    return text
+
+
+def own_folder(text: str) -> str:
+    """The path, found to be one on a node's own disk; ValueError."""
+    if not text.startswith("/"):
+        raise ValueError("is no absolute path, and nothing expands ~ or $ in it: write one, such as /scratch/trigscale")
     return text
 
 
@@ -80,27 +100,36 @@ class Cluster(Section):
     pass_environment: tuple[Variable, ...] = Field(
         default=(), description="variables of the submitting shell that jobs may see, such as WANDB_API_KEY"
     )
-    local_copy: Line | None = Field(
+    local_copy: Annotated[Line, AfterValidator(own_folder)] | None = Field(
         default=None, description="folder on each node's own disk that training shards are copied to; null: none"
     )
     sbatch: dict[str, str | int | bool] = Field(
-        default_factory=dict, description="any other option of sbatch, by its long name: {reservation: NAME}"
+        default_factory=dict,
+        description="any other option of sbatch, by its long name: {reservation: NAME}; true: one without a value",
     )
 
     @model_validator(mode="after")
     def _leaves_ours(self) -> Cluster:
         for option in self.sbatch:
             name = option.replace("_", "-").lstrip("-")
-            if name in OURS:
-                raise ValueError(f"sbatch.{option}: {OURS[name]}: remove it here")
-            if not name.replace("-", "").isalnum():
+            if not re.fullmatch("[a-z][a-z-]+", name):
                 raise ValueError(
-                    f"sbatch.{option}: is no option of sbatch: write its long name without dashes in front"
+                    f"sbatch.{option}: is no option of sbatch: write its long name without dashes in front, in small "
+                    "letters"
                 )
-        if self.minutes is not None and 60 * self.minutes <= self.signal_seconds:
-            raise ValueError(
-                f"signal_seconds: {self.signal_seconds} is not before a time limit of {self.minutes} minutes: lower it"
-            )
+            # sbatch takes the beginning of an option's name for the option.
+            meant = name if name in OURS else next((each for each in OURS if each.startswith(name)), None)
+            if meant is not None:
+                raise ValueError(f"sbatch.{option}: {OURS[meant]}: remove it here")
+            if self.gpus and name == "gres" and "gpu" in str(self.sbatch[option]):
+                raise ValueError(f"sbatch.{option}: {OURS['gpus']}: remove it here")
+        for key in ("minutes", "max_minutes", "report_minutes"):
+            limit = getattr(self, key)
+            if limit is not None and 60 * limit <= self.signal_seconds:
+                raise ValueError(
+                    f"signal_seconds: {self.signal_seconds} is not before a time limit of {limit} minutes ({key}): a "
+                    "job would be told to end as it begins: lower it"
+                )
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -64,7 +65,7 @@ def settings(cluster: Cluster, launch: Launch) -> Settings:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(launch.threads))
     local = {LOCAL_COPY: cluster.local_copy} if cluster.local_copy else {}
     return Settings(
-        setup=(*(f"module load {module}" for module in cluster.modules), *cluster.setup),
+        setup=(*(f"module load {shlex.join(module.split())}" for module in cluster.modules), *cluster.setup),
         container=cluster.container,
         container_python=cluster.container_python,
         environment={**threads, **local, **cluster.environment},
@@ -86,5 +87,6 @@ def _minutes(config: StudyConfig, cluster: Cluster, run: PlannedRun) -> int:
 def _options(cluster: Cluster) -> tuple[tuple[str, str | int | bool], ...]:
     named = {key: getattr(cluster, key) for key in ("partition", "account", "qos", "constraint")}
     options: dict[str, str | int | bool] = {key: value for key, value in named.items() if value is not None}
-    options |= {key.replace("_", "-").lstrip("-"): value for key, value in cluster.sbatch.items()}
+    named = {key.replace("_", "-").lstrip("-"): value for key, value in cluster.sbatch.items()}
+    options |= {key: value for key, value in named.items() if value is not False}  # a switch that is off is left out
     return tuple(sorted(options.items()))

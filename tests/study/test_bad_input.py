@@ -82,7 +82,10 @@ MISTAKES = {
     "truth among numbers": (["seeds=[0, true]"], ["seeds: a number belongs here", "(value [0, True])"]),
     "truth for a rate": (["scd.lr=on"], ["scd.lr: a number belongs here", "are none in YAML (value True)"]),
     "truth in a mapping": (["sampling.student_guidance={1: on}"], ["sampling.student_guidance: a number belongs here"]),
-    "a time for a number": (["teacher.steps=1:30"], ["override 'teacher.steps=1:30'", "is a number to base 60 in YAML"]),
+    "a time for a number": (
+        ["teacher.steps=1:30"],
+        ["override 'teacher.steps=1:30'", "is a number to base 60"],
+    ),
     "no space in a mapping": (["sampling.student_guidance={1:1.5}"], ["a space, as in {1: 1.5}"]),
     "zeros in front": (["teacher.steps=0100"], ["'0100' is a number to base 8 in YAML: write it to base 10"]),
     "average twice": (["ema.sigma_rel=[0.1, 0.1]"], ["ema: sigma_rel: [0.1, 0.1] repeats an average: name each once"]),

@@ -28,6 +28,23 @@ Fixture = Callable[..., Any]
         ({"sbatch": {"cpus_per_task": 3}}, "sbatch.cpus_per_task: set cpus_per_task"),
         ({"sbatch": {"x; touch hole": 1}}, "is no option of sbatch"),
         ({"minutes": 2, "signal_seconds": 120}, "signal_seconds: 120 is not before a time limit of 2 minutes"),
+        ({"max_minutes": 2}, "signal_seconds: 120 is not before a time limit of 2 minutes (max_minutes)"),
+        ({"report_minutes": 1}, "a time limit of 1 minutes (report_minutes): a job would be told to end as it begins"),
+        ({"gpus": False, "minutes": True}, "minutes: a number belongs here"),
+        ({"sbatch": {"N": 2}}, "sbatch.N: is no option of sbatch: write its long name"),
+        ({"sbatch": {"MEM": 2}}, "sbatch.MEM: is no option of sbatch"),
+        ({"sbatch": {"depend": "afterok:1"}}, "sbatch.depend: the graph of the study's jobs sets it"),
+        ({"sbatch": {"wait": True}}, "sbatch.wait: with it sbatch does not answer with the number"),
+        ({"sbatch": {"clusters": "other"}}, "sbatch.clusters: a job's number is looked up"),
+        ({"sbatch": {"partition": "b"}, "partition": "a"}, "sbatch.partition: it is a key of the cluster file"),
+        ({"sbatch": {"gres": "gpu:2"}}, "sbatch.gres: one GPU a task is asked for, unless gpus is false"),
+        ({"environment": {"RANK": "1"}}, "environment.RANK: tells a task who it is"),
+        (
+            {"environment": {"PYTHONPATH": "/other"}},
+            "environment.PYTHONPATH: tells a task who it is and what to import",
+        ),
+        ({"pass_environment": ["SLURM_JOB_ID"]}, "pass_environment.0: tells a task who it is"),
+        ({"local_copy": "~/x"}, "local_copy: is no absolute path, and nothing expands ~ or $ in it"),
         ({"minutes": -1}, "minutes: must be greater than or equal to 1"),
         ({"environment": {"A B": "x"}}, "is no name of an environment variable"),
         ({"setup": ["a\nb"]}, "is empty or has line breaks"),
@@ -66,7 +83,11 @@ def test_a_dry_run_shows_graph_scripts_and_cost_and_leaves_nothing(tmp_path: Pat
     """Of the paper's study, on a machine without SLURM: time from the plan, the rest from file and study."""
     where = tmp_path / "cluster.yaml"
     content = {"partition": "gpu", "devices_per_node": 8, "memory_gb": 100, "parallel": 3, "max_minutes": 600}
-    content |= {"sbatch": {"reservation": "mine"}, "modules": ["cuda/12"], "environment": {"A": "it's"}}
+    content |= {
+        "sbatch": {"reservation": "mine", "exclusive": False, "spread-job": True},
+        "modules": ["cuda/12", "a b; c"],
+        "environment": {"A": "it's"},
+    }
     where.write_text(yaml.safe_dump(content))
     words = ("imagenet512", "methods=[teacher,scd]", "sizes=[s,m]", "evaluation.metric=fd-fashion")
     words += ("data.encoder=fashion-s2d-v1", "evaluation.repeats=1", "launch.devices=16", f"launch.folder={tmp_path}")
@@ -83,7 +104,9 @@ def test_a_dry_run_shows_graph_scripts_and_cost_and_leaves_nothing(tmp_path: Pat
         assert f"#SBATCH {line}\n" in text
     for line in ("--partition=gpu", "--reservation=mine", "--time=600", "--signal=USR2@120", "--requeue"):
         assert f"#SBATCH {line}\n" in text
-    assert "set -e\nmodule load cuda/12\n" in text
+    assert "exclusive" not in text
+    assert "#SBATCH --spread-job\n" in text
+    assert "set -e\nmodule load cuda/12\nmodule load a 'b;' c\n" in text
     assert "export A='it'\"'\"'s'\n" in text
     assert "aftercorr:" in found["arrays"][1]["script"]
     assert "afterany:" in found["arrays"][2]["script"]
