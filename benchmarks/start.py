@@ -30,8 +30,10 @@ from models.sharded import local_runs
 from scaling.config.families import load_family
 from scaling.config.sections import Launch
 from scaling.training.origin import AtRest
+from scaling.training.sharding.engine import Engine
 from scaling.training.sharding.parallel import build_engine, freeze
 from scaling.training.sharding.world import World, joined
+from scaling.training.sharding.zero import ZeroEngine
 from scaling.training.start import First
 
 RESULT = Path(__file__).parent / "results" / "start-cpu.md"
@@ -55,13 +57,22 @@ def rank(folder: Path, strategy: Any) -> dict[str, int]:
         origin = AtRest(read_release(folder / "release"))
         world.barrier()
         engine, trained = grown(lambda: build_engine(First(origin.config, 0, origin, 1), launch, world))
-        pieces = [*engine.weights().values(), *(p for held in engine.moments().values() for p in held.values())]
-        holds = sum(piece.local.nbytes for piece in pieces)
+        holds = held_bytes(engine)
         world.barrier()
         net, frozen = grown(lambda: freeze(origin, launch, world))
         share = sum(run.local.nbytes for run in local_runs(net).values())
         world.barrier()
     return {"trained": trained, "holds": holds, "frozen": frozen, "share": share}
+
+
+def held_bytes(engine: Engine) -> int:
+    """Bytes of all storages that a rank keeps: weights, moments, and DeepSpeed's own copy and gradients of ZeRO-3."""
+    pieces = [*engine.weights().values(), *(p for held in engine.moments().values() for p in held.values())]
+    tensors = [piece.local for piece in pieces]
+    if isinstance(engine, ZeroEngine):
+        tensors += [*engine.zero.fp16_partitioned_groups_flat, engine.zero.grad_partitions_flat_buffer]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    return sum(storages.values())
 
 
 def _once(launch: Launch, world: World) -> None:
