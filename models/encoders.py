@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+NOT_FINITE = "cannot decode: the samples hold NaN or infinity: the weights do, or their training went astray"
+
+
 class EncoderError(UserError):
     """Images that an encoder does not take, or a VAE that is not the encoder's."""
 
@@ -145,7 +148,7 @@ def unit_to_pixels(x: Tensor) -> Tensor:
     import torch
 
     if not x.isfinite().all():
-        raise ValueError("cannot decode: the samples hold NaN or infinity")
+        raise EncoderError(NOT_FINITE)
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 

@@ -20,6 +20,7 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "edm2": {"time_input": "log_sigma", "time_embedding": "fourier", "modulation_norm": "none"},
     "trigflow": {"time_input": "t", "time_embedding": "positional", "modulation_norm": "double"},
 }
+MOST = 10**6  # of each whole number of a shape: far above any network, and products of some stay below 2^63
 CHOICES: dict[str, tuple[str, ...]] = {
     "time_input": ("t", "log_sigma"),
     "time_embedding": ("positional", "fourier"),
@@ -136,6 +137,11 @@ class NetworkConfig:
             raise ValueError(
                 f"model_channels {self.model_channels} is odd: a positional embedding needs an even number"
             )
+        if self.resolution**2 * max(self.widths) > MOST**2:
+            raise ValueError(
+                f"resolution {self.resolution} with model_channels {self.model_channels} makes features of more than "
+                f"{MOST**2:,} numbers an image: lower one of them"
+            )
         for level, width in enumerate(self.widths):
             resolution = self.resolution >> level
             attends = resolution in self.attention_resolutions or (self.attention_in0 and resolution == self.coarsest)
@@ -147,5 +153,5 @@ class NetworkConfig:
 
 
 def _check_whole(key: str, value: Any, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{key} {value!r} is no whole number from {least}")
+    if type(value) is not int or not least <= value <= MOST:
+        raise ValueError(f"{key} {value!r} is no whole number from {least} to {MOST:,}")

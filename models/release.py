@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.files import sha256_file
+from data_pipeline.text import is_safe, shown
 from models.encoders import ENCODERS, Encoder, encoder_of
 from models.family import FamilyError, network_config
 from models.network import SIGMA_DATA, T_MAX, NetworkConfig
@@ -83,7 +84,7 @@ class Release:
                 )
 
     def state(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-        """The weights by the names of TrigFlowNet on the CPU, verified.
+        """The weights by the names of TrigFlowNet on the CPU, verified and found finite. ModelError.
 
         dtype: of parameters; unless given float32, which holds all that files may hold. Buffers are float32.
         """
@@ -95,6 +96,8 @@ class Release:
         with open_runs() as reader:
             for name, tensor in state.items():
                 reader.read(self.tensors[name], 0, tensor.view(-1))
+                if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+                    raise ModelError(f"{self.tensors[name].path}: {name} holds NaN or infinity: {REMEDY}")
         return state
 
     def load_into(self, net: TrigFlowNet) -> None:
@@ -149,6 +152,7 @@ def read_release(folder: Path | str) -> Release:
     path = folder / CONFIG
     content = read_json(path)
     version = _version(content, path)
+    _require_printable(content, path)
     if version == 1:
         files, carried = {WEIGHTS: content.pop("sha256", None)}, _without(content, "format")
         content = _upgraded(carried)
@@ -196,7 +200,7 @@ def read_sums(folder: Path) -> dict[str, str]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of the folder. ModelError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(
             f"{path}: no such file: name a folder made by `trigscale release`, `model ema` or `model import-edm2`"
@@ -206,6 +210,23 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds {type(content).__name__}, not an object: {REMEDY}")
     return content
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys; ValueError where one stands twice, of which readers take either."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for key in content if sum(key == each for each, _ in pairs) > 1)
+        raise ValueError(f"key {twice!r:.80} stands twice")
+    return content
+
+
+def _require_printable(value: Any, path: Path) -> None:
+    """ModelError for a text that a terminal or a card would obey: what is read here is printed."""
+    if isinstance(value, str) and not is_safe(value):
+        raise ModelError(f"{path}: {shown(value)} holds line breaks or control characters: {REMEDY}")
+    for each in value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else ():
+        _require_printable(each, path)
 
 
 def _version(content: Mapping[str, Any], path: Path) -> int:

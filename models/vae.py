@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.files import sha256_file
-from models.encoders import Encoder, EncoderError
+from models.encoders import NOT_FINITE, Encoder, EncoderError
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 # How many images go through a VAE at once follows from their size: rounding may depend on it, so it is no option.
@@ -121,10 +121,10 @@ class OpenVae:
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Latents [N, c, h, w] -> images uint8 [N, H, W, 3], rounded. ValueError where they are not finite."""
+        """Latents [N, c, h, w] -> images uint8 [N, H, W, 3], rounded. EncoderError where they are not finite."""
         pixels = (self.model.decode(z.to(self.device).float()).sample - self.low) * (255 / (1 - self.low))
         if not pixels.isfinite().all():
-            raise ValueError("cannot decode: the samples hold NaN or infinity")
+            raise EncoderError(NOT_FINITE)
         return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 

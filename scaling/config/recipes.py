@@ -22,6 +22,8 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Guidance = Annotated[float, Field(ge=0)]
 PROFILE = "its sigma_rel (below 1), or its half-life in images (from 1 on)"
+MOST_DISCRETE = 2**16  # of N: neighbours nearer than some 1e-4 of their noise level are one to float32
+MOST_SEGMENTS = 1000
 MOST_DOUBLINGS = 12  # of the number of steps: 2^13 of them, at a relative distance of 1e-4
 
 
@@ -153,6 +155,8 @@ class StudentRecipe(Recipe):
                 f"segments: {self.segments} leaves nothing to train: M counts the pieces of the trajectory, which are "
                 "the steps of sampling too; 1 is a consistency model as it is"
             )
+        if self.segments > MOST_SEGMENTS:
+            raise ValueError(f"segments: {self.segments} steps for each sample: write {MOST_SEGMENTS} or less")
         if self.flow_map and self.segments > 1:
             raise ValueError(
                 f"segments: {self.segments} fixes where each time leads, which a flow_map is told: keep one of them"
@@ -175,6 +179,11 @@ class StudentRecipe(Recipe):
             raise ValueError(
                 f"discrete_steps: {self.discrete_steps} leaves no time between noise and data whose prediction could "
                 "be the target: write 2 or more; the paper's are 256 to 4096"
+            )
+        if self.discrete_steps is not None and self.discrete_steps > MOST_DISCRETE:
+            raise ValueError(
+                f"discrete_steps: {self.discrete_steps} noise levels lie so near that float32 cannot tell neighbours: "
+                f"write {MOST_DISCRETE} or less; the paper's are 256 to 4096"
             )
         every = self.discrete_double_every
         if every is not None and self.steps > MOST_DOUBLINGS * every:

@@ -26,8 +26,12 @@ LEAST_SAMPLES = 100  # images of a set that a study draws
 class Loading(Section):
     """How samples reach training; which they are it changes only where shards are damaged."""
 
-    workers: int = Field(default=1, ge=0, description="threads a device that read ahead; 0: the training thread reads")
-    read_ahead: Positive = Field(default=2, description="microbatches a device that are read ahead")
+    workers: int = Field(
+        default=1, ge=0, le=256, description="threads a device that read ahead; 0: the training thread reads"
+    )
+    read_ahead: Annotated[int, Field(gt=0, le=1024)] = Field(
+        default=2, description="microbatches a device that are read ahead"
+    )
     cache: Path | None = Field(
         default=None, description="folder for copies of remote shards; null: cache in launch.folder"
     )
@@ -189,9 +193,14 @@ class Evaluation(Section):
         description=f"metric, or a list of which the first makes the curves; none: not judged. {', '.join(METRICS)}",
     )
     samples: int = Field(default=5000, ge=LEAST_SAMPLES, le=50000, description="generated images of a set, N")
-    repeats: Positive = Field(default=1, description="sets of samples that are judged, each with seeds of its own")
+    repeats: Annotated[int, Field(gt=0, le=1000)] = Field(
+        default=1, description="sets of samples that are judged, each with seeds of its own"
+    )
     resamples: int = Field(
-        default=200, ge=20, description="sets that are simulated for a distance's error where N is below 2 x features"
+        default=200,
+        ge=20,
+        le=100_000,
+        description="sets that are simulated for a distance's error where N is below 2 x features",
     )
     of_sets: Literal["mean", "minimum"] = later(
         "mean", "which value of several sets counts; minimum of 3 is EDM2's protocol"
@@ -252,7 +261,7 @@ class Launch(Section):
 
     folder: Path = Field(default=Path("runs"), description="folder that holds the studies")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
-    threads: Positive = Field(
+    threads: Annotated[int, Field(gt=0, le=1024)] = Field(
         default=1, description="CPU threads a run; another number may round otherwise, as another processor may"
     )
     workers: int = Field(

@@ -121,10 +121,10 @@ def _average(average: Average) -> str:
 def _grid(description: Description) -> str:
     grid = description.grid
     assert grid is not None, "asked for where there is one"
-    counts = [f"{steps} step{'' if steps == 1 else 's'}" for steps in grid["steps"]]
+    counts = [f"{steps} step{'' if steps == 1 else 's'}" for steps in grid.steps]
     blocks = f"{' above '.join(counts)}, from the same noise" if len(counts) > 1 else f"in {counts[0]}"
     turn = ", classes in turn" if description.network["num_classes"] else ""
-    return f"The first {grid['images']} seeds{turn}, {blocks}. Nothing was selected."
+    return f"The first {grid.images} seeds{turn}, {blocks}. Nothing was selected."
 
 
 def _equations(description: Description) -> str:

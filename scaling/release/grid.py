@@ -18,6 +18,7 @@ from scaling.sampling.draw import draw_of
 from scaling.sampling.evaluations import sampler_steps
 from scaling.sampling.generate import draw_images, labels_of
 from scaling.sampling.pictures import COLUMNS, LEAST, to_png
+from scaling.weights.folder import Grid
 
 IMAGES = 20  # for each number of steps
 NEAR = 1  # levels of 255 by which a pixel may differ, as other processors round
@@ -26,36 +27,36 @@ SHARE = 0.01  # of pixels that may differ by more
 Pixels = npt.NDArray[np.uint8]
 
 
-def grid_facts(spec: RunSpec | None) -> dict[str, Any]:
+def grid_facts(spec: RunSpec | None) -> Grid:
     """What the picture will show: for each number of steps the images of the first seeds, classes in turn.
 
     spec: None for imported weights, which are sampled as a teacher is by default.
     """
     sampling = spec.sampling if spec else Sampling()
     steps = [*sampler_steps(spec)] if spec else [sampling.teacher_steps]
-    return {"steps": steps, "images": IMAGES, "columns": COLUMNS, "noise_seed": sampling.seed}
+    return Grid(steps=tuple(steps), images=IMAGES, columns=COLUMNS, noise_seed=sampling.seed)
 
 
-def draw_grid(spec: RunSpec, network: TrigFlowNet, facts: dict[str, Any], vae: Path | None) -> Pixels:
+def draw_grid(spec: RunSpec, network: TrigFlowNet, facts: Grid, vae: Path | None) -> Pixels:
     """The images uint8 [steps x images, H, W, C], those of each number of steps after each other."""
     device = next(network.parameters()).device
-    seeds = np.arange(facts["images"])
+    seeds = np.arange(facts.images)
     labels = labels_of(seeds, spec.network_config().num_classes)
     parts = []
-    for steps in facts["steps"]:
+    for steps in facts.steps:
         # All in one pass: kernels add in another order where a batch has another size.
-        draw = replace(draw_of(spec, steps), seed=facts["noise_seed"], batch=facts["images"])
+        draw = replace(draw_of(spec, steps), seed=facts.noise_seed, batch=facts.images)
         parts += [made for _, made in draw_images(spec, network, draw, seeds, labels, device, vae=vae)]
     return np.concatenate(parts)
 
 
-def grid_png(images: Pixels, facts: dict[str, Any]) -> bytes:
+def grid_png(images: Pixels, facts: Grid) -> bytes:
     """The picture: rows of images, small ones enlarged by a whole factor."""
     factor = _factor(images)
-    return to_png(images.repeat(factor, axis=1).repeat(factor, axis=2), facts["columns"])
+    return to_png(images.repeat(factor, axis=1).repeat(factor, axis=2), facts.columns)
 
 
-def compare_grid(folder: Path, images: Pixels, facts: dict[str, Any]) -> dict[str, Any]:
+def compare_grid(folder: Path, images: Pixels, facts: Grid) -> dict[str, Any]:
     """How far images that were drawn again are from the picture in the folder. ModelError where it is another picture.
 
     At most SHARE of the pixels may differ by more than NEAR levels of 255.

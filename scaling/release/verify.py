@@ -19,6 +19,8 @@ def verify_all(folder: Path, vae: Path | None) -> list[dict[str, Any]]:
         return [verify_release(folder, vae)]
     listed = rehash(folder)
     inside = sorted({Path(name).parts[0] for name in listed if "/" in name})
+    if not inside:
+        raise ModelError(f"{folder / SUMS}: lists no release: neither {CONFIG} nor a file in a folder; {REMEDY}")
     return [verify_release(folder / name, vae) for name in inside]
 
 
@@ -51,10 +53,16 @@ def rehash(folder: Path) -> dict[str, str]:
             raise ModelError(f"{path}: no such file, and {SUMS} lists it: {REMEDY}")
         if sha256_file(path) != sha256:
             raise ModelError(f"{path}: its content does not match the hash in {SUMS}: it was altered; {REMEDY}")
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {SUMS}
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not _is_plain_folder(path)}
+    there -= {SUMS}
     if extra := sorted(there - listed.keys()):
         raise ModelError(f"{folder / extra[0]}: is not listed in {SUMS}: it is not part of the release; remove it")
     return listed
+
+
+def _is_plain_folder(path: Path) -> bool:
+    """Whether it is a folder of its own: what lies behind a link to one is not walked."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def told(facts: dict[str, Any]) -> list[str]:

@@ -192,13 +192,13 @@ def training_figure(runs: Sequence[RunRecord], sizes: Sequence[str], methods: Se
 
     Faint: as logged; strong: the running mean over a fifteenth of the training.
     """
-    keys = [key for key in ("loss", "tangent_norm") if any(_finite(run, key) for run in runs)]
+    keys = [key for key in ("loss", "tangent_norm") if any(has_curve(run, key) for run in runs)]
     tones = dict(zip(sizes, shades(colour(runs[0].method, methods), len(sizes)), strict=True))
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(len(keys), 1, sharex=True, squeeze=False)[:, 0]
         for axes, key in zip(panels, keys, strict=True):
-            curves = [_training_curve(axes, run, key, tones[run.size]) for run in runs if _finite(run, key)]
+            curves = [_training_curve(axes, run, key, tones[run.size]) for run in runs if has_curve(run, key)]
             _frame(axes, curves, key)
         _size_key(panels[0], {size: tones[size] for size in sizes if any(run.size == size for run in runs)})
         counted = all("images" in run.metrics for run in runs if run.metrics)
@@ -207,7 +207,8 @@ def training_figure(runs: Sequence[RunRecord], sizes: Sequence[str], methods: Se
     return draw(paint, 3.6, 0.9 + 1.75 * len(keys))
 
 
-def _finite(run: RunRecord, key: str) -> bool:
+def has_curve(run: RunRecord, key: str) -> bool:
+    """Whether a finite number was logged under that key; a run that diverged at once has none."""
     return key in run.metrics and bool(np.isfinite(run.metrics[key]).any())
 
 

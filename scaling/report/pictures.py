@@ -11,7 +11,7 @@ from scaling.analysis.summary import Analysis, show
 from scaling.analysis.table import curve_label, curve_order, method_label
 from scaling.analysis.words import HOLD, listed
 from scaling.config.metrics import metric_label
-from scaling.report.figures import Painted, distance_figure, ratio_figure, sampling_figure, training_figure
+from scaling.report.figures import Painted, distance_figure, has_curve, ratio_figure, sampling_figure, training_figure
 from scaling.report.grids import Pixels, beside, grid_figure, matching, tile
 from scaling.report.recipes import recipes_figure
 from scaling.report.record import Images, Record, RunRecord
@@ -103,7 +103,7 @@ def _training(record: Record) -> list[Picture]:
     methods = list(dict.fromkeys(run.method for run in record.runs))
     pictures = []
     for method in methods:
-        runs = [run for run in record.runs if run.method == method and "loss" in run.metrics]
+        runs = [run for run in record.runs if run.method == method and has_curve(run, "loss")]
         if runs:
             pictures.append(
                 Picture(

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -102,6 +102,15 @@ class DataFacts(Section):
     class_names: tuple[str, ...] | None = Field(default=None, description="by label")
 
 
+class Grid(Section):
+    """The picture of samples: for each number of steps the images of the first seeds, classes in turn."""
+
+    steps: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(min_length=1, max_length=10)
+    images: int = Field(ge=1, le=1000, description="for each number of steps")
+    columns: int = Field(ge=1, le=1000)
+    noise_seed: int = Field(ge=0, description="key of all noise")
+
+
 class Description(Section):
     """config.json but for its format and the hashes of the weights."""
 
@@ -123,7 +132,7 @@ class Description(Section):
     training: Training | None = Field(default=None, description="what making them took")
     data: DataFacts | None = Field(default=None, description="what they were trained on")
     unverified: tuple[str, ...] = Field(default=(), description="what of their making could not be verified")
-    grid: dict[str, Any] | None = Field(default=None, description="how the picture of samples was drawn")
+    grid: Grid | None = Field(default=None, description="how the picture of samples was drawn")
     run: RunSpec | None = Field(default=None, description="the whole configuration of the run, its recipe included")
 
 
@@ -307,7 +316,11 @@ def _bytes(name: str, tensor: Tensor, dtype: Precision) -> int:
 
 
 def _converted(name: str, tensor: Tensor, dtype: Precision) -> Tensor:
-    return tensor.detach().to("cpu", _type(name, dtype)).contiguous()
+    converted = tensor.detach().to("cpu", _type(name, dtype)).contiguous()
+    if not bool(converted.isfinite().all()):
+        held = "holds NaN or infinity" if not bool(tensor.isfinite().all()) else f"holds values too large for {dtype}"
+        raise ModelError(f"{name}: {held}: nothing was written; release another average, or --dtype bf16 or fp32")
+    return converted
 
 
 def load_model(folder: Path) -> SavedModel:

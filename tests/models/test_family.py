@@ -90,6 +90,8 @@ def test_a_family_has_one_flavour_and_keys_of_its_own() -> None:
         ("nano", {"attention_resolutions": [5]}, r"attention_resolutions 5 is no level: the levels are \[8, 4\]"),
         ("nano", {"time_input": "sigma"}, "time_input 'sigma' is unknown: choose one of t, log_sigma"),
         ("nano", {"head_channels": 0}, "head_channels 0 is no whole number from 1"),
+        ("nano", {"num_classes": 10**12}, "num_classes 1000000000000 is no whole number from 0 to 1,000,000"),
+        ("nano", {"resolution": 2**19, "attention_resolutions": []}, "more than 1,000,000,000,000 numbers an image"),
         ("nano", {"blocks_per_level": 1.5}, "blocks_per_level 1.5 is no whole number from 1"),
         ("nano", {"num_classes": True}, "num_classes True is no whole number from 0"),
         ("nano", {"latent_channels": "4"}, "latent_channels '4' is no whole number from 1"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
@@ -18,7 +19,8 @@ from data_pipeline.files import sha256_file
 from models.edm2 import edm_denoise
 from models.encoders import EDM2_SD_VAE, RGB
 from models.network import FLAVOURS, NetworkConfig
-from models.release import CONFIG, SUMS, WEIGHTS, ModelError, canonical, sums_text
+from models.release import CONFIG, SUMS, WEIGHTS, ModelError, canonical, read_release, sums_text
+from models.shape import BUFFERS
 from models.trigflow import TrigFlowNet
 from scaling.config.families import load_family
 from scaling.config.validation import ConfigError
@@ -88,6 +90,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "no config": (lambda f: (f / CONFIG).unlink(), ModelError, "config.json: no such file"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), ModelError, "model.safetensors: no such file"),
     "config cut": (lambda f: (f / CONFIG).write_text("{"), ModelError, "config.json: cannot be read as JSON"),
+    "a key twice": (
+        lambda f: (f / CONFIG).write_text((f / CONFIG).read_text().rstrip()[:-1] + ', "licence": "MIT"}'),
+        ModelError,
+        "config.json: cannot be read as JSON .key 'licence' stands twice",
+    ),
+    "escapes": (lambda f: change(f / CONFIG, licence="\x1b[2J"), ModelError, r"'.x1b.2J' holds line breaks or control"),
+    "a grid of millions": (
+        lambda f: change(f / CONFIG, grid={"steps": [1], "images": 10**6, "columns": 1, "noise_seed": 0}),
+        ConfigError,
+        "grid.images: must be less than or equal to 1000",
+    ),
     "config a list": (lambda f: (f / CONFIG).write_text("[]"), ModelError, "config.json: holds list"),
     "not UTF-8": (lambda f: (f / CONFIG).write_bytes(b"\xff"), ModelError, "config.json: cannot be read"),
     "foreign": (lambda f: change(f / CONFIG, format="diffusers"), ModelError, "has format 'diffusers'"),
@@ -143,6 +156,30 @@ def test_a_flipped_bit_of_the_weights_is_seen_when_they_are_read(saved: SavedMod
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"model.safetensors: its content does not match the hash"):
         load_model(saved.folder).state()
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(saved: SavedModel, tmp_path: Path) -> None:
+    """float16 ends at 65504; hashes of a folder that others made say nothing of what its numbers are."""
+    state = saved.state()
+    name = next(name for name in state if not name.endswith(BUFFERS))
+    state[name].view(-1)[0] = 1e5
+    for dtype, told in (("fp16", "holds values too large for fp16"), ("bf16", "")):
+        description = saved.description.model_copy(update={"dtype": dtype})
+        if told:
+            with pytest.raises(ModelError, match=f"{name}: {told}: nothing was written"):
+                save_model(tmp_path / dtype, description, state)
+        else:
+            save_model(tmp_path / dtype, description, state)
+    assert [path.name for path in tmp_path.iterdir() if path.name in ("fp16", "bf16")] == ["bf16"]
+    state[name].view(-1)[0] = torch.nan
+    with pytest.raises(ModelError, match=f"{name}: holds NaN or infinity"):
+        save_model(tmp_path / "nan", saved.description, state)
+    content = bytearray((saved.folder / WEIGHTS).read_bytes())
+    content[-4:] = np.float32(np.nan).tobytes()  # the last tensor's last number
+    (saved.folder / WEIGHTS).write_bytes(content)
+    change(saved.folder / CONFIG, files={WEIGHTS: sha256_file(saved.folder / WEIGHTS)})
+    with pytest.raises(ModelError, match=r"model.safetensors: .* holds NaN or infinity: restore"):
+        read_release(saved.folder).state()
 
 
 @pytest.mark.parametrize(

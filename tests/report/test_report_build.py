@@ -269,6 +269,15 @@ def test_study_without_any_scores_still_shows_its_training(tmp_path: Path, write
     }
 
 
+def test_runs_that_diverged_at_once_have_no_curve(tmp_path: Path, write_study: Writer) -> None:
+    folder = write_study(tmp_path / "nan", methods=("teacher",), sizes=("xs",))
+    (path,) = folder.glob("*/metrics.jsonl")
+    lines = [{**json.loads(line), "loss": None} for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert build_report(folder).exists()
+    assert not (folder / "report" / "training-teacher.png").exists()
+
+
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="no such folder; run the study first"):
         build_report(tmp_path / "none")

@@ -188,6 +188,10 @@ MISTAKES = {
         ["scd_vsd.guidance: give it where scd.guidance is given, and only there"],
     ),
     "N = 1": (["scd.discrete_steps=1"], ["scd: discrete_steps: 1 leaves no time between noise and data", "2 or more"]),
+    "N = 10^12": (["scd.discrete_steps=1000000000000"], ["float32 cannot tell neighbours: write 65536 or less"]),
+    "M = 10^9": (["scd.segments=1000000000"], ["segments: 1000000000 steps for each sample: write 1000 or less"]),
+    "threads": (["launch.threads=100000"], ["launch.threads: must be less than or equal to 1024 (value 100000)"]),
+    "readers": (["data.workers=100000"], ["data.workers: must be less than or equal to 256 (value 100000)"]),
     "two ways to be discrete": (
         ["scd.discrete_steps=64", "scd.discrete_double_every=9"],
         ["discrete_steps: fixes the distance that discrete_double_every halves"],

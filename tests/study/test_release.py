@@ -177,8 +177,15 @@ def test_a_release_verifies_until_something_is_altered(released: dict[str, Path]
     (folder / "more.txt").touch()
     assert "is not listed in SHA256SUMS" in cli("release", "verify", folder).err
     (folder / "more.txt").unlink()
+    (folder / "more").symlink_to(tmp_path)
+    assert f"{folder / 'more'}: is not listed in SHA256SUMS" in cli("release", "verify", folder).err
+    (folder / "more").unlink()
     (folder / "README.md").unlink()
     assert "README.md: no such file" in cli("release", "verify", folder).err
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / SUMS).touch()
+    result = cli("release", "verify", tmp_path / "none")
+    assert (result.code, "SHA256SUMS: lists no release" in result.err) == (2, True)
 
 
 def test_a_picture_of_other_weights_is_seen_though_every_hash_is_true(

@@ -66,7 +66,7 @@ class Grids:
         for steps in sampler_steps(spec):
             try:
                 images, _ = generate(spec, network, steps, SIDE * SIDE, device, vae=self._vae)
-            except ValueError as error:  # samples that are not finite: training goes on, or says itself what is wrong
+            except EncoderError as error:  # samples that are not finite: training goes on, or says itself what is wrong
                 log.warning("no grid of %d-step samples after step %d: %s", steps, step, error)
                 continue
             paths.append(self._folder / f"step-{step:08d}-{steps}.png")
