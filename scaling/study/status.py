@@ -15,7 +15,7 @@ from scaling.run.home import DamagedError, RunHome, StudyFolder
 from scaling.run.metrics import read_metrics
 from scaling.run.schemas import RunScores
 from scaling.run.spec import load_run
-from scaling.study.submitted import cluster_errors, submissions_of
+from scaling.study.submitted import ClusterError, cluster_errors, submissions_of
 from scaling.tables import table
 from slurm.client import Client, clean_environment
 from slurm.redaction import Redactor
@@ -31,20 +31,29 @@ UNKNOWN = Condition(State.RUNNING, "")
 def status(folder: Path) -> list[dict[str, Any]]:
     """One entry a run: run, state, step, steps, images a second, seconds left, loss, scores by number of steps, damaged
     files in words; and `job`, what the cluster says, for runs that were submitted to one: state, id, reason, starts,
-    and of a failed one the end of its log.
+    and of a failed one the end of its log. Where the cluster cannot be asked the state of `job` is "unknown", with why.
 
-    Raises ConfigError before any launch, and for a run whose config.yaml cannot be read; ClusterError.
+    Raises ConfigError before any launch, and for a run whose config.yaml cannot be read.
     """
     homes = StudyFolder(folder).homes()
     if not homes:
         raise ConfigError(f"{folder}: no study was launched here: `trigscale study run` or `submit` does that")
-    jobs = _jobs(folder)
+    try:
+        jobs = _jobs(folder)
+    except ClusterError as error:  # what the runs' own files say stays true, also far from the cluster
+        return [_unasked(_state(home), str(error)) for home in homes]
     return [_joined(_state(home), jobs.get(home.name), home) for home in homes]
 
 
 def has_ended(home: RunHome) -> bool:
-    """Whether a run is done, or its job on a cluster has ended otherwise; one on this machine may yet go on."""
-    return home.scores.exists() or not _jobs(home.path.parent).get(home.name, UNKNOWN).active
+    """Whether a run is done, or its job on a cluster has ended otherwise; one on this machine may yet go on, and one
+    on a cluster that does not answer."""
+    if home.scores.exists():
+        return True
+    try:
+        return not _jobs(home.path.parent).get(home.name, UNKNOWN).active
+    except ClusterError:
+        return False
 
 
 def _jobs(folder: Path) -> dict[str, Condition]:
@@ -54,6 +63,13 @@ def _jobs(folder: Path) -> dict[str, Condition]:
         return {}
     with cluster_errors():
         return conditions(submissions, Client(clean_environment()), submissions.places())
+
+
+def _unasked(entry: dict[str, Any], reason: str) -> dict[str, Any]:
+    """A run's entry where nothing is known of its job."""
+    if entry["state"] == "done":
+        return entry
+    return {**entry, "job": {"state": "unknown", "id": "", "reason": reason, "starts": 0}}
 
 
 def _joined(entry: dict[str, Any], job: Condition | None, home: RunHome) -> dict[str, Any]:
@@ -124,7 +140,8 @@ def status_table(name: str, states: Sequence[dict[str, Any]]) -> Table:
         left = "" if entry["seconds_left"] is None else f"{entry['seconds_left']:.0f} s"
         cells = [escape(entry["run"]), state, f"{entry['step']}/{entry['steps']}", speed, left, loss, fd]
         if on_cluster:
-            job = entry.get("job", {"id": "", "starts": "", "reason": "not submitted"})
+            nowhere = "" if entry["state"] == "done" else "not submitted"
+            job = entry.get("job", {"id": "", "starts": "", "reason": nowhere})
             cells += [job["id"], str(job["starts"]), escape(job["reason"])]
         made.add_row(*cells)
     return made

@@ -26,6 +26,8 @@ from scaling.run.schemas import RunScores
 from scaling.run.spec import PlannedRun, RunData, RunFile, RunSpec, dump_run, load_run
 from scaling.study.expand import expand
 from scaling.study.open import open_study
+from slurm.graph import Job
+from slurm.submissions import Submission, Submissions
 
 ROOT = Path(__file__).parents[2]
 DATA = RunData(content_sha256="a" * 64, held_out_sha256="b" * 64, encoder="fashion-s2d-v1")
@@ -119,6 +121,24 @@ def test_status_and_report_before_the_first_launch(tmp_path: Path, write_study: 
 
 
 @pytest.mark.slow
+def test_status_without_the_cluster_says_what_the_files_say(
+    tmp_path: Path, homes: Fixture, write_study: Fixture, cli: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study that was copied from its cluster, or whose controller is down."""
+    path, submissions = write_study(tmp_path), Submissions(homes.study.resolve() / "slurm")
+    submissions.prepare()
+    name = next(iter(homes.runs.values())).name
+    job = Job(name, ("true",), homes.study / "log.txt")
+    submissions.write(Submission("0001-teacher-ab", "teacher", {0: job}, cluster="far", number=7))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = cli("study", "status", path, "--json")
+    assert result.code == 0, result.err
+    for entry in json.loads(result.out):
+        assert (entry["state"], entry["job"]["state"]) == ("waiting", "unknown")
+        assert "no such program: run this on a login node" in entry["job"]["reason"]
+    assert "login node" in cli("study", "status", path).out
+
+
 def test_status_after_a_study(tmp_path: Path, finished: Fixture, write_study: Fixture, cli: Fixture) -> None:
     shutil.copytree(finished.study, tmp_path / "runs" / "tiny")
     found = json.loads(cli("study", "status", write_study(tmp_path), "--json").out)
