@@ -19,6 +19,8 @@ KINDS = {
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
     b"%PDF": "a PDF",
+    b"PAR1": "a Parquet file",
+    b"\xd0\xcf\x11\xe0": "an old Excel or other Office file: save it as CSV",
     b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": "a PyTorch file of the old format",
     b"\xff\xfe": "text in UTF-16: save it as UTF-8",
     b"\xfe\xff": "text in UTF-16: save it as UTF-8",
@@ -73,6 +75,8 @@ def _zip_kind(head: bytes) -> str:
     first = head[ZIP_NAME : ZIP_NAME + int.from_bytes(head[26:28], "little")]
     if first.endswith((b"/data.pkl", b"/.format_version", b"/version")):
         return "a PyTorch file (a zip archive, such as a training state)"
+    if first.startswith((b"[Content_Types].xml", b"_rels/", b"docProps/", b"xl/")):
+        return "an Excel or other Office file: save it as CSV"
     if first.endswith(b".npy"):
         return "an .npz of NumPy arrays"
     return "a zip archive (a data set?)"

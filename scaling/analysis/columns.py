@@ -20,10 +20,10 @@ MEANT = (*TEXTS, *COUNTS, *NUMBERS, DECODER, SCORE)
 PASSED_OVER = ("run", "floor", "untrained", "ratio", "source")  # of our own tables, and not analysed
 COLUMNS = ("method", "steps", "nfe", "size", "macs", SCORE, "seed", "metric", "n", "parameters", "training", "images")
 COLUMNS += (DECODER, *PASSED_OVER)
-# Other names of columns that can mean one thing only, in lower case and without spaces, dashes and underscores.
+# Other names of columns that can mean one thing only, as `plain` writes them.
 SYNONYMS = {
     **{name: name for name in COLUMNS},
-    **dict.fromkeys(("fid", "frechetdistance", "frechetinceptiondistance", "score", "loss"), SCORE),
+    **dict.fromkeys(("fid", "frechetdistance", "frechetinceptiondistance", "fid50k", "score", "loss"), SCORE),
     **dict.fromkeys(("step", "samplingsteps", "numsteps"), "steps"),
     **dict.fromkeys(("mac", "multiplyadds"), "macs"),
     **dict.fromkeys(("params", "numparameters", "numparams"), "parameters"),
@@ -36,10 +36,17 @@ TRAINING_FLOPS: dict[str, float] = dict.fromkeys(
     ("trainingflops", "trainingflop", "trainflops"), 0.5
 )  # a multiply-add is two of them
 IN_OTHER_UNITS = {
-    **dict.fromkeys(("gmacs", "gmac"), "--column 'macs={name}*1e9'"),
+    **dict.fromkeys(("gmacs", "gmac", "macsg"), "--column 'macs={name}*1e9'"),
     **dict.fromkeys(("tmacs", "tmac"), "--column 'macs={name}*1e12'"),
     **dict.fromkeys(("mmacs", "mmac"), "--column 'macs={name}*1e6'"),
     **dict.fromkeys(("flops",), "--column 'macs={name}*.5' where multiply and add count apart"),
+    **dict.fromkeys(
+        ("mparams", "paramsm", "mparameters", "parametersm", "millionparams"), "--column 'parameters={name}*1e6'"
+    ),
+    **dict.fromkeys(("bparams", "paramsb", "bparameters", "parametersb"), "--column 'parameters={name}*1e9'"),
+    **dict.fromkeys(("kimg", "kimgs", "imagesk", "trainingkimg"), "--column 'images={name}*1e3'"),
+    **dict.fromkeys(("mimg", "mimgs", "imagesm", "trainingmimg"), "--column 'images={name}*1e6'"),
+    **dict.fromkeys(("flopsg", "gflop"), "--column 'macs={name}*5e8', or *1e9 where a multiply-add counts once"),
     "gflops": "--column 'macs={name}*5e8', or *1e9 where a multiply-add counts once",
     "tflops": "--column 'macs={name}*5e11', or *1e12 where a multiply-add counts once",
     "mflops": "--column 'macs={name}*5e5', or *1e6 where a multiply-add counts once",
@@ -84,8 +91,8 @@ def parse_choice(text: str) -> Choice:
 
 
 def plain(name: str) -> str:
-    """A name without spaces, dashes, underscores and case."""
-    return re.sub(r"[\s_\"-]", "", name).casefold()
+    """The letters and digits of a name, without case: "#Params" is params, "FID (↓)" is fid."""
+    return re.sub(r"[\W_]", "", name).casefold()
 
 
 def read_header(where: str, names: Sequence[str], chosen: Sequence[Choice] = ()) -> list[Column]:
@@ -100,8 +107,9 @@ def read_header(where: str, names: Sequence[str], chosen: Sequence[Choice] = ())
     for position, name in enumerate(names):
         if position in taken:
             continue
-        if not name:
-            raise TableError(f"{where}: column {position + 1} has no name: name it, or remove it")
+        if not plain(name):  # the index of a data frame, or what a separator at the end of the line makes
+            ignored.append(f"number {position + 1}, which has no name")
+            continue
         meaning = "training" if plain(name) in TRAINING_FLOPS else SYNONYMS.get(plain(name))
         if meaning is None:
             ignored.append(_unknown(where, name, {column.meaning for column in columns} | said))
@@ -124,11 +132,10 @@ def _find(where: str, names: Sequence[str], choice: Choice) -> Column:
 
 def _unknown(where: str, name: str, known: Iterable[str]) -> str:
     """A column to pass over; TableError where it is a cost in another unit or looks like a slip of a known name."""
-    if (remedy := IN_OTHER_UNITS.get(plain(name))) and "macs" not in known:
-        raise TableError(
-            f"{where}: unknown column {shown(name)}: give macs, the multiply-adds of one forward pass, counted once "
-            f"({remedy.format(name=name)})"
-        )
+    if (remedy := IN_OTHER_UNITS.get(plain(name))) and not {*NUMBERS} & {*known}:
+        meaning = remedy.partition("=")[0].removeprefix("--column '")
+        what = ", the multiply-adds of one forward pass, counted once" if meaning == "macs" else " in units of one"
+        raise TableError(f"{where}: unknown column {shown(name)}: give {meaning}{what} ({remedy.format(name=name)})")
     near = difflib.get_close_matches(plain(name), COLUMNS, n=1, cutoff=0.8)
     if near and near[0] not in known and not remedy:
         raise TableError(f"{where}: unknown column {shown(name)}; did you mean {near[0]!r}?")
@@ -145,10 +152,15 @@ def _check(where: str, columns: Sequence[Column], ignored: Sequence[str], severa
     if len(scores) > 1 and not several:
         raise TableError(f"{where}: {_both(scores[0], scores[1])}: keep one, or say --column fd={scores[1].name}")
     others = f"; other columns are {', '.join(ignored)}" if ignored else ""
+    if len(columns) + len(ignored) == 1:
+        others += ": the line is one column; columns are separated by commas, semicolons or tabs"
     if not scores:
         raise TableError(f"{where}: no column 'fd': name the score, such as --column fd=FID{others}")
     if not any(name in first for name in NUMBERS):
-        raise TableError(f"{where}: no column 'macs', 'parameters', 'training' or 'images': a law needs a cost{others}")
+        raise TableError(
+            f"{where}: no column 'macs', 'parameters', 'training' or 'images': a law needs a cost, such as "
+            f"--column 'macs=GMACs*1e9'{others}"
+        )
 
 
 def _both(one: Column, other: Column) -> str:

@@ -14,17 +14,42 @@ from typing import Any
 
 from data_pipeline.foreign import kind_of
 from data_pipeline.text import is_safe, shown
-from scaling.analysis.columns import DECODER, NUMBERS, SCORE, SYNONYMS, Choice, Column, plain, read_header
+from scaling.analysis.columns import DECODER, NUMBERS, SCORE, SYNONYMS, TEXTS, Choice, Column, plain, read_header
 from scaling.analysis.table import LABELS, Row, TableError
 
 PUBLISHED = Path(__file__).parent / "published"
 SEPARATORS = (",", ";", "\t")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-SEPARATED = re.compile(r"[+-]?[0-9]+([,'_\s\u2019][0-9]+)+(\.[0-9]*)?")
+SEPARATED = re.compile(r"[+-]?[0-9]+([.,'_\s\u2019][0-9]+)+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+WITH_ERROR = re.compile(r"[0-9.,]+\s*(±|\+-|\+/-|\().*")
+WITH_UNIT = re.compile(r"[0-9.,]+\s*[A-Za-z%]+")
+EXCELS_WORD = re.compile(r"sep=(.)")
 MAX_DIGITS, MAX_NAME, NAMED_ROWS = 15, 80, 8
-# Costs of one size that differ more, or of the whole table, are in different units; a network costs more than LEAST.
-ONE_SIZE, ONE_TABLE, LEAST = 100.0, 1e7, 1e5
-ABSENT = ("", "-", "–", "na", "n/a", "nan", "none", "null", "?")  # a score that was not measured
+# Costs of one size that differ more, or of the whole table, are in different units.
+ONE_SIZE, ONE_TABLE = 100.0, 1e7
+# What a network costs at least, and what a smaller number is likely to be.
+LEAST = {
+    "macs": (1e5, "GMACs? 1 GMAC is 1e9"),
+    "parameters": (1e4, "millions? 1 M is 1e6"),
+    "training": (1e9, "in another unit? multiply-adds of the whole training are meant"),
+    "images": (1e4, "thousands or millions? 1 Mimg is 1e6"),
+}
+ABSENT = (
+    "",
+    "-",
+    "–",
+    "—",
+    "--",
+    "na",
+    "n/a",
+    "n.a.",
+    "#n/a",
+    "nan",
+    "none",
+    "null",
+    "?",
+    "tbd",
+)  # a score that was not measured
 REMEMBERED = ("method", "size", "metric", "steps", "nfe", "seed", "n", *NUMBERS)  # few values, each many times
 log = logging.getLogger(__name__)
 
@@ -89,22 +114,30 @@ def _lines(path: Path) -> list[str]:
             raise TableError(f"{path}: is {what}, expected a text table (CSV)")
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        raise TableError(f"{path}: cannot be read as UTF-8 text ({error}): save it as UTF-8") from error
+    if text.lstrip()[:1] in ("{", "["):
+        raise TableError(f"{path}: looks like JSON, expected a text table (CSV): export it as one")
     if "\0" in text:
         raise TableError(f"{path}: holds NUL characters: it is no text table; export it as CSV in UTF-8")
     return ["\n" if line.lstrip().startswith("#") else line for line in io.StringIO(text, newline=None)]
 
 
 def _separator(lines: Sequence[str]) -> str:
-    """The separator by which the first line that is not blank falls into the most known columns, else into the most."""
+    """The one that Excel's first line "sep=;" names; else the one by which the first line that is not blank falls into
+    the most known columns, or into the most.
+    """
     first = next((line for line in lines if line.strip()), "")
+    if (said := EXCELS_WORD.fullmatch(first.strip())) and said[1] in SEPARATORS:
+        return said[1]
     parts = {separator: first.split(separator) for separator in SEPARATORS}
     return max(SEPARATORS, key=lambda each: (sum(plain(name) in SYNONYMS for name in parts[each]), len(parts[each])))
 
 
 def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line number and stripped values of every row that is not blank."""
-    reader, number = csv.reader(lines, delimiter=_separator(lines), strict=True), 0
+    separator = _separator(lines)
+    lines = ["\n" if EXCELS_WORD.fullmatch(line.strip()) else line for line in lines]
+    reader, number = csv.reader(lines, delimiter=separator, strict=True), 0
     try:
         for values in reader:
             number = reader.line_num
@@ -186,9 +219,16 @@ def _known_method(name: str) -> str | None:
 
 
 def _hint(column: Column, text: str) -> str:
+    if column.meaning in TEXTS:
+        return ""
+    if WITH_ERROR.fullmatch(text):
+        return ": write the value alone; the scatter is estimated, or given by --relative-noise"
+    if WITH_UNIT.fullmatch(text):
+        what = f", or the number alone and a factor: --column '{column.meaning}={column.name}*1e6'"
+        return f": write it without a unit{what if column.meaning in NUMBERS else ''}"
     if SEPARATED.fullmatch(text):
         return ": write it without separators, with a point before decimals"
-    if column.meaning == SCORE and NUMBER.fullmatch(text):
+    if column.meaning == SCORE and (NUMBER.fullmatch(text) or text.casefold().lstrip("+-") in ("inf", "infinity")):
         return ": laws are fitted to logarithms; leave the cell empty where nothing was measured"
     return ""
 
@@ -202,7 +242,10 @@ def _name(text: str) -> str:
 def _whole(text: str) -> int:
     if not NUMBER.fullmatch(text) or len(text) > MAX_DIGITS:
         raise ValueError("not a whole number")
-    return int(text)
+    value = float(text)
+    if not value.is_integer():  # 1.0 is what a data frame with an empty cell makes of 1
+        raise ValueError("not a whole number")
+    return int(value)
 
 
 def _count(text: str) -> int:
@@ -248,9 +291,10 @@ def _check_units(path: Path, rows: Sequence[Row]) -> None:
                     _check_spread(path, name, of_size, ONE_SIZE, f"one size, {size!r}")
         _check_spread(path, name, known, ONE_TABLE, "one table")
         most = max(known, key=cost)
-        if name == "macs" and most.macs < LEAST:
-            text = "%s: macs is %g at most (%s), few for a network: are they GMACs? 1 GMAC is 1e9"
-            log.warning(text, path, most.macs, most.place)
+        least, likely = LEAST[name]
+        if cost(most) < least:
+            text = "%s: %s is %g at most (%s), few for a network: are they %s"
+            log.warning(text, path, name, cost(most), most.place, likely)
 
 
 def _check_spread(path: Path, name: str, rows: Sequence[Row], most: float, what: str) -> None:

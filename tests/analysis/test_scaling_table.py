@@ -126,7 +126,24 @@ def test_table_is_read_with_and_without_seeds(tmp_path: Path) -> None:
         ((HEADER + ",sed", "scd,1,1,s,1e6,2,0"), r"line 1: unknown column 'sed'; did you mean 'seed'"),
         ((HEADER + ",fd", "scd,1,1,s,1e6,2,0"), r"line 1: column 'fd' appears twice: keep one"),
         ((HEADER + ",FID", "scd,1,1,s,1e6,2,0"), r"line 1: column 'fd' and 'FID' both hold fd: keep one"),
-        ((HEADER + ",", "scd,1,1,s,1e6,2,"), r"line 1: column 7 has no name"),
+        (("size|macs|fid", "s|1e6|2"), r"the line is one column; columns are separated by commas, semicolons or tabs"),
+        (
+            ("size,params (M),fid", "s,280,2"),
+            r"give parameters in units of one \(--column 'parameters=params \(M\)\*1e6'\)",
+        ),
+        (("size,kimg,fid", "s,280,2"), r"give images in units of one \(--column 'images=kimg\*1e3'\)"),
+        (
+            (HEADER, "scd,1,1,s,1e6,1.83 (0.02)"),
+            r"'1\.83 \(0\.02\)' is not .*: write the value alone; the scatter is est",
+        ),
+        ((HEADER, "scd,1,1,s,1e6,1.83 ± 0.02"), r"write the value alone"),
+        ((HEADER, "scd,1,1,s,1e6,1.83%"), r"'1\.83%' is not .*: write it without a unit$"),
+        ((HEADER, "scd,1,1,s,280M,1.83"), r"write it without a unit, or .*: --column 'macs=macs\*1e6'"),
+        ((HEADER, "scd,1,1,s,1.000.000,1.83"), r"'1\.000\.000' is not .*without separators"),
+        ((HEADER.replace(",", ";"), "scd;1;1;s;1,0E+09;2"), r"'1,0E\+09' is not .*without separators"),
+        ((HEADER, "scd,1,1,s,1e6,inf"), r"'inf' is not .*leave the cell empty where nothing was measured"),
+        (('{"size": "s"}',), "looks like JSON"),
+        (("PK\3\4" + "\0" * 22 + "\x13\0\0\0[Content_Types].xml",), "is an Excel or other Office file: save it as CSV"),
         (
             ("method,steps,nfe,size,GMACs,fd", "scd,1,1,s,1,2"),
             r"column 'GMACs': give macs.*\(--column 'macs=GMACs\*1e9'\)",
@@ -204,6 +221,22 @@ def test_other_spellings_mean_the_same(tmp_path: Path, separator: str) -> None:
         load_table(path)
 
 
+def test_tables_as_other_programs_export_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A data frame's index and its 1.0 for 1, Excel's sep= and separators at the ends of lines, names with signs."""
+    expected = [Row("teacher", 9, 17, "s", 0, 1e6, 2.5), Row("scd", 1, 1, "s", 0, 1e6, 3.0)]
+    frame = (
+        f",{HEADER},seed",
+        "0,teacher,9.0,17.0,s,1e6,2.5,0.0",
+        "1,scd,1.0,1.0,s,1e6,3,0.0",
+        "2,sct,1,1,s,1e6,#N/A,0",
+    )
+    assert load_table(write_table(tmp_path / "t.csv", *frame)) == expected
+    assert "columns that are not used: number 1, which has no name" in caplog.text
+    assert "line 4 without a score" in caplog.text
+    excel = ("sep=;", "Method;Steps;NFE;Size;MACs;FID (↓);", "teacher;9;17;s;1e6;2.5;", "scd;1;1;s;1e6;3;")
+    assert load_table(write_table(tmp_path / "t.csv", *excel)) == expected
+
+
 def test_every_column_that_the_report_writes_is_known(tmp_path: Path) -> None:
     values = "scd,1,1,s,1e6,2,3,fd-fashion,5000,4e5,1e15,1e6,0,r,0.2,500,1.5,here"
     path = write_table(tmp_path / "t.csv", ",".join(COLUMNS), values)
@@ -215,6 +248,14 @@ def test_every_column_that_the_report_writes_is_known(tmp_path: Path) -> None:
 def test_costs_too_small_for_networks_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_table(write_table(tmp_path / "t.csv", HEADER, "scd,1,1,s,102.2,2", "scd,1,1,m,280.5,2"))
     assert "macs is 280.5 at most (line 3), few for a network: are they GMACs?" in caplog.text
+    for column, value, likely in (
+        ("#Params", 280, "millions"),
+        ("images", 200, "thousands"),
+        ("training", 6, "in ano"),
+    ):
+        caplog.clear()
+        load_table(write_table(tmp_path / "t.csv", f"size,{column},fid", f"s,{value},2", "m,300,1"))
+        assert f"is 300 at most (line 3), few for a network: are they {likely}" in caplog.text
     caplog.clear()
     for path in PUBLISHED.glob("*.csv"):
         assert load_table(path)
