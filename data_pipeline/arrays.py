@@ -10,9 +10,10 @@ from typing import IO
 import numpy as np
 
 from data_pipeline.manifest import DataError
-from data_pipeline.text import what_is
+from data_pipeline.text import is_safe, what_is
 
 ZIP = b"PK"
+SHOWN = 12  # names of arrays in a message
 
 
 def load_arrays(path: Path, *names: str) -> list[np.ndarray]:
@@ -34,7 +35,9 @@ def load_arrays(path: Path, *names: str) -> list[np.ndarray]:
     except DataError:
         raise
     except KeyError as error:
-        raise DataError(f"{path} must hold {_listed(names)}: {error.args[0]}") from error
+        raise DataError(f"{path} must hold {_listed(names)}, and {_has(path, names)}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path} cannot be read: there is no such file") from error
     except Exception as error:  # a damaged zip raises nearly anything: NotImplementedError, zlib.error, TokenError, ...
         raise DataError(f"{path} cannot be read as .npz of plain arrays ({error})") from error
 
@@ -57,6 +60,17 @@ def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(stream)
+
+
+def _has(path: Path, names: tuple[str, ...]) -> str:
+    """What an .npz file holds instead, and how the names become those that are read."""
+    with zipfile.ZipFile(path) as archive:
+        held = [name.removesuffix(".npy") for name in archive.namelist()]
+    lacking = [name for name in names if name not in held]
+    said = ", ".join(f"`{name:.40}`" for name in held[:SHOWN] if is_safe(name)) or "nothing"
+    renamed = ", ".join(f"{name}=f[{name!r}]" if name in held else f"{name}=f[...]" for name in names)
+    more = f" and {len(held) - SHOWN} more" if len(held) > SHOWN else ""
+    return f"has {said}{more}, no `{lacking[0]}`: f = np.load(FILE); np.savez(NEW, {renamed})"
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -18,9 +18,11 @@ TRAINING = ("data_batch_*.bin", "train.bin")
 
 def is_cifar(path: Path) -> bool:
     """Whether a path is one of CIFAR's files, or the folder of them; DataError for the version that is pickles."""
-    if path.is_dir() and (path / "data_batch_1").is_file():
+    pickles = ((path / "data_batch_1").is_file(), (path / "train").is_file() and (path / "meta").is_file())
+    if path.is_dir() and any(pickles):
         raise DataError(
-            f"{path} holds pickles, which are not read: take CIFAR's binary version (cifar-10-binary.tar.gz)"
+            f"{path} holds pickles, which are not read: take CIFAR's binary version "
+            "(cifar-10-binary.tar.gz, cifar-100-binary.tar.gz)"
         )
     return path.suffix == ".bin" or (path.is_dir() and any(path.glob("*.bin")))
 
@@ -36,19 +38,23 @@ def load_cifar(path: Path) -> LabelledImages:
     folder = files[0].parent
     classes = 100 if (folder / FORMS[100][1]).exists() or files[0].name in ("train.bin", "test.bin") else 10
     label_bytes, names_file = FORMS[classes]
-    records = np.concatenate([_records(file, label_bytes + PIXELS) for file in files])
+    records = np.concatenate([_records(file, label_bytes, classes) for file in files])
     labels = records[:, label_bytes - 1].astype(np.int64)
-    if labels.max() >= classes:
-        raise DataError(f"{files[0]}: holds label {labels.max()}, expected 0 to {classes - 1}: is it CIFAR-{classes}?")
     images = records[:, label_bytes:].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return LabelledImages(images, labels, classes, _names(folder / names_file, classes))
 
 
-def _records(file: Path, size: int) -> np.ndarray:
-    data = np.fromfile(file, np.uint8)
+def _records(file: Path, label_bytes: int, classes: int) -> np.ndarray:
+    data, size = np.fromfile(file, np.uint8), label_bytes + PIXELS
     if not data.size or data.size % size:
-        raise DataError(f"{file} has {data.size:,} bytes, expected a multiple of {size:,}: download it again")
-    return data.reshape(-1, size)
+        raise DataError(
+            f"{file} has {data.size:,} bytes, expected a multiple of {size:,}, a record of CIFAR-{classes}, whose "
+            "binary files are the only .bin files that are read: download it again where it is one"
+        )
+    records = data.reshape(-1, size)
+    if (largest := records[:, label_bytes - 1].max()) >= classes:
+        raise DataError(f"{file}: holds label {largest}, expected 0 to {classes - 1}: is it CIFAR-{classes}?")
+    return records
 
 
 def _names(file: Path, classes: int) -> tuple[str, ...] | None:

@@ -25,11 +25,29 @@ def require_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise DataError(
             f"{where}: labels is {labels.dtype} {list(labels.shape)}, expected {count} integers, none below 0"
+            f"{_remedy(labels, count)}"
         )
     for extreme in (labels.min(), labels.max()):
         if not 0 <= extreme <= LARGEST:
-            raise DataError(f"{where}: labels holds {extreme}, expected 0 to {LARGEST}: number the classes from 0")
+            raise DataError(
+                f"{where}: labels holds {extreme}, expected 0 to {LARGEST}: number the classes from 0"
+                f"{'; -1 often marks images without a class: leave them out' if extreme == -1 else ''}"
+            )
     return labels.astype(np.int64)
+
+
+def _remedy(labels: np.ndarray, count: int) -> str:
+    """How an array becomes labels, where that can be told."""
+    if labels.shape == (count, 1):
+        return ": labels[:, 0]"
+    if labels.ndim == 2 and len(labels) == count and labels.dtype.kind in "biuf" and (labels.sum(1) == 1).all():
+        return ", not one of several columns: labels.argmax(1)"
+    if labels.shape != (count,):
+        return ": one label an image"
+    if labels.dtype.kind in "US":
+        return ": np.unique(labels, return_inverse=True)[1]"
+    whole = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.round(labels)).all()))
+    return ": labels.astype(np.int64)" if whole else ""
 
 
 def describe_classes(labels: np.ndarray, num_classes: int, names: Sequence[str] | None = None) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_pipeline.manifest import DataError
 
@@ -17,13 +17,14 @@ ORIENTATION = 0x0112  # the EXIF tag
 PNG_DEPTH = 24  # the byte of a PNG file that says how many bits a channel has
 WHITE = (255, 255, 255, 255)
 # What is counted: images that are not plain 8-bit RGB, each by all that it is.
-KINDS = ("grey", "CMYK", "palette", "alpha", "16 bit", "turned by EXIF")
+KINDS = ("grey", "CMYK", "palette", "alpha", "16 bit", "turned by EXIF", "animated")
 
 
 def read_picture(data: bytes, where: str, counts: Counter[str]) -> Image.Image:
     """The image as a person sees it, 8-bit "L" or "RGB"; what it was is counted under `KINDS`.
 
-    EXIF's orientation is carried out, transparency shows white, 16-bit grey is scaled to 8 bits, CMYK becomes RGB.
+    EXIF's orientation is carried out, transparency shows white, 16-bit grey is scaled to 8 bits, CMYK becomes RGB, of
+    an animation the first picture is taken.
     Raises DataError for what cannot be read whole; names `where`.
     """
     try:
@@ -32,6 +33,9 @@ def read_picture(data: bytes, where: str, counts: Counter[str]) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 image.load()
                 return _plain(image, data, counts)
+    except UnidentifiedImageError as error:
+        what = "it is no PNG, JPEG or WebP" if data else "it is empty"
+        raise DataError(f"{where} cannot be read as an image ({what}): mend it or remove it") from error
     except Exception as error:  # damaged images raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
         raise DataError(f"{where} cannot be read as an image ({error}): mend it or remove it") from error
 
@@ -41,14 +45,16 @@ def _plain(image: Image.Image, data: bytes, counts: Counter[str]) -> Image.Image
     clear = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     turned = image.getexif().get(ORIENTATION, 1) != 1
     grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
-    marks = (grey, image.mode in ("CMYK", "YCCK"), image.mode in ("P", "PA"), clear, deep, turned)
+    moving = getattr(image, "n_frames", 1) > 1
+    marks = (grey, image.mode in ("CMYK", "YCCK"), image.mode in ("P", "PA"), clear, deep, turned, moving)
     counts.update(kind for kind, present in zip(KINDS, marks, strict=True) if present)
     if turned:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # Pillow's own conversion cuts at 255
         wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    if clear:
+        unseen = clear and wide == image.info["transparency"]
+        image = Image.fromarray(np.where(unseen, 255, (wide * 255 + 32767) // 65535).astype(np.uint8))
+    elif clear:
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image.convert("RGBA"))
     return image.convert("L" if grey else "RGB")
 

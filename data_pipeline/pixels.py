@@ -19,6 +19,8 @@ def require_images(images: np.ndarray, where: str) -> np.ndarray:
     said = f"{where}: images is {images.dtype} {list(images.shape)}"
     if images.dtype != np.uint8:
         raise DataError(f"{said}, expected {FORM}: {_remedy(images)}")
+    if images.ndim == 3 and images.shape[2] in CHANNELS:
+        raise DataError(f"{said}, expected {FORM}: is it a single image? then images[None]; else images[..., None]")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4:
@@ -51,6 +53,8 @@ def _remedy(images: np.ndarray) -> str:
         return f"{values}: ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)"
     if low >= 0 and high <= 255:
         return f"{values}: images.round().astype(np.uint8)"
+    if images.dtype == np.uint16:
+        return f"{values}: (images / 257).round().astype(np.uint8) where 65535 is white"
     return f"{values}: scale them to 0..255, round, and cast to np.uint8"
 
 

@@ -11,6 +11,7 @@ from data_pipeline.sources.imagenet import imagenet_source, is_imagenet
 from data_pipeline.sources.source import Source
 from data_pipeline.sources.tars import tar_source
 from data_pipeline.sources.zips import zip_source
+from data_pipeline.text import what_is
 
 LAYOUTS = "a folder with one folder a class, a zip, a webdataset tar or a folder of them, or an archive of ImageNet"
 
@@ -25,7 +26,8 @@ def find_source(path: Path) -> Source:
         return zip_source(path)
     if path.suffix == ".tar":
         return _tar(path)
-    raise DataError(f"{path} is none of what images are read from: give {LAYOUTS}")
+    what = what_is(path) or "none of what images are read from"
+    raise DataError(f"{path} is {what}: give {LAYOUTS}")
 
 
 def _folder(path: Path) -> Source:

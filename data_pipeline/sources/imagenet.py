@@ -49,7 +49,11 @@ def _training(path: Path, archives: list[tarfile.TarInfo]) -> Source:
             stream.seek(archive.offset_data)
             try:
                 with tarfile.open(fileobj=stream, mode="r:") as tar:
-                    images = [member for member in tar if member.isreg() and is_image(member.name)]
+                    images = [
+                        member
+                        for member in tar
+                        if member.isreg() and is_image(member.name, f"{path}: {archive.name}: {member.name}")
+                    ]
             except tarfile.ReadError as error:
                 raise DataError(f"{path}: {archive.name} inside it is damaged ({error}): copy it again") from error
             for image in images:

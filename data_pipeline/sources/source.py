@@ -15,7 +15,15 @@ from data_pipeline.manifest import DataError
 from data_pipeline.text import is_safe, shown
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# Pictures that are not read: refused by name, since a set without them would be another.
+OTHER_PICTURES = (
+    *(".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2", ".j2k", ".jpe", ".jfif", ".avif", ".heic"),
+    *(".heif", ".jxl", ".tga", ".exr"),
+)
+LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")  # folders that are no classes
 OWN_FILE, STORED, DEFLATED = 0, 1, 2  # how an image lies in its container
+NO_CRC = -1
 
 
 @dataclass
@@ -27,12 +35,23 @@ class Found:
     method: list[int] = field(default_factory=list)
     offset: list[int] = field(default_factory=list)
     size: list[int] = field(default_factory=list)
+    crc: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
 
     def add(
-        self, name: str, label: int, *, container: int = 0, method: int = OWN_FILE, offset: int = 0, size: int = 0
+        self,
+        name: str,
+        label: int,
+        *,
+        container: int = 0,
+        method: int = OWN_FILE,
+        offset: int = 0,
+        size: int = 0,
+        crc: int = NO_CRC,
     ) -> None:
-        """One image. DataError for a name that a terminal would obey."""
+        """One image; crc: the CRC-32 of its bytes, where the container says it. DataError for a name that a terminal
+        would obey.
+        """
         if not is_safe(name):
             raise DataError(f"the image name {shown(name)} holds control characters: rename it")
         self.names.append(name)
@@ -40,6 +59,7 @@ class Found:
         self.method.append(method)
         self.offset.append(offset)
         self.size.append(size)
+        self.crc.append(crc)
         self.labels.append(label)
 
 
@@ -54,7 +74,7 @@ class Source:
     dataset: str
     files: tuple[str, ...]
     names: Sequence[str]
-    places: np.ndarray  # int64 [N, 4]: container, method, offset, bytes
+    places: np.ndarray  # int64 [N, 5]: container, method, offset, bytes, CRC-32
     labels: np.ndarray
     num_classes: int
     class_names: tuple[str, ...] | None
@@ -70,7 +90,7 @@ class Source:
 
     def read(self, number: int) -> bytes:
         """The bytes of an image file. DataError names it where they cannot be had."""
-        container, method, offset, size = self.places[number].tolist()
+        container, method, offset, size, crc = self.places[number].tolist()
         try:
             if method == OWN_FILE:
                 return (Path(self.files[container]) / self.names[number]).read_bytes()
@@ -78,7 +98,10 @@ class Source:
                 stream.seek(offset)
                 data = stream.read(size)
             if len(data) == size:
-                return data if method == STORED else zlib.decompress(data, -zlib.MAX_WBITS)
+                image = data if method == STORED else zlib.decompress(data, -zlib.MAX_WBITS)
+                if crc not in (NO_CRC, zlib.crc32(image)):
+                    raise DataError(f"{self.where(number)} is damaged: its checksum is another; copy the file again")
+                return image
         except (OSError, zlib.error) as error:
             raise DataError(f"{self.where(number)} cannot be read ({error})") from error
         raise DataError(f"{self.where(number)} is cut off: {len(data)} of {size} bytes are left")
@@ -100,17 +123,29 @@ def build(
     labels = np.array(found.labels, np.int64)
     if labels.min() < 0 or labels.max() > LARGEST:
         raise DataError(f"{files[0]}: holds labels {labels.min()} to {labels.max()}, expected 0 to {LARGEST}")
-    places = np.array([found.container, found.method, found.offset, found.size], np.int64).T
+    places = np.array([found.container, found.method, found.offset, found.size, found.crc], np.int64).T
     names = None if class_names is None else tuple(class_names)
     count = num_classes or (len(names) if names is not None else int(labels.max()) + 1)
     return Source(dataset, tuple(str(path.resolve()) for path in files), found.names, places, labels, count, names)
 
 
-def is_image(name: str) -> bool:
-    """Whether a name ends as that of an image file does."""
-    return Path(name).suffix.lower() in SUFFIXES
+def is_image(name: str, where: str) -> bool:
+    """Whether a name ends as that of an image file does. DataError, naming `where`, for pictures that are not read."""
+    suffix = Path(name).suffix.lower()
+    if suffix in OTHER_PICTURES:
+        raise DataError(f"{where} is a picture of a kind that is not read: convert it to PNG, or remove it")
+    return suffix in SUFFIXES
 
 
 def is_hidden(name: str) -> bool:
-    """Whether any part of a path begins with a dot, or is what macOS puts into zips."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in Path(name).parts)
+    """Whether any part of a path begins with a dot, or is what an operating system leaves in folders and zips."""
+    return any(part.startswith(".") or part.lower() in LEFT_BY_SYSTEMS for part in Path(name).parts)
+
+
+def require_classes(classes: Sequence[str], where: str) -> None:
+    """DataError where the folders that should be classes are the parts of a set (train, val, test)."""
+    if len(classes) > 1 and all(name.lower() in SPLITS for name in classes):
+        raise DataError(
+            f"{where} holds {' and '.join(classes)}, which are parts of a set and no classes: give one of them, each "
+            "to a folder of shards of its own"
+        )

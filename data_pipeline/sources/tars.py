@@ -93,7 +93,9 @@ def _label(path: Path, key: str, sample: Sample, tar: tarfile.TarFile) -> int:
     if not isinstance(content, dict):
         raise DataError(f"{where}: its .json is no object of keys, expected one with `label`")
     label = next((content[name] for name in LABEL_KEYS if name in content), None)
-    if type(label) is not int:
+    if label is not None and type(label) is not int:
+        raise DataError(f"{where}: its .json has the label {shown(label)}, expected a whole number: number the classes")
+    if label is None:
         raise DataError(
             f"{where} has no label: its .json has {', '.join(content)[:200]}, and a whole number under `label` (or a "
             ".cls) is missing: add the class of each image"

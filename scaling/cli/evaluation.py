@@ -34,7 +34,9 @@ def evaluate(
     held_out: Annotated[
         Path | None, typer.Option(help="other real images, as many as samples at least, for the floor at that N")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="of weights: the samples that are drawn")] = "0-4999",
+    seeds: Annotated[
+        str | None, typer.Option(help="of weights: the samples that are drawn; 0-4999 unless given")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="of weights: sampling steps")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="of weights: strength of guidance")] = None,
     vae: Annotated[Path | None, typer.Option(help="of weights of latents: folder of the VAE that decodes")] = None,
@@ -57,6 +59,8 @@ def evaluate(
     if search is not None and devices > 1:
         raise typer.BadParameter("a search runs on one device", param_hint="--devices")
     share(devices)
+    _require_used(samples, search, {"--seeds": seeds, "--steps": steps, "--guidance": guidance, "--vae": vae}, to)
+    seeds = seeds or "0-4999"
     from scaling.evaluation.judge import Settings
     from scaling.run.devices import any_device
     from scaling.training.sharding.world import joined
@@ -80,6 +84,17 @@ def evaluate(
         result = evaluate_images(samples, images, asked, world)
     if result is not None:
         show([describe(one) for one in result["metrics"]], result, as_json)
+
+
+def _require_used(samples: Path, search: str | None, of_weights: dict[str, Any], to: Path | None) -> None:
+    """A usage error for options that would say nothing: of weights where there are images, of a search without one."""
+    from scaling.work.sampling import holds_weights
+
+    if to is not None and search is None:
+        raise typer.BadParameter("is the folder of a search: give --search too", param_hint="--to")
+    given = next((name for name, value in of_weights.items() if value is not None), None)
+    if given is not None and search is None and samples.exists() and not holds_weights(samples):
+        raise typer.BadParameter(f"{samples} holds images, which are judged as they are", param_hint=given)
 
 
 def _searched(found: dict[str, Any]) -> list[Any]:

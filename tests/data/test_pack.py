@@ -105,6 +105,10 @@ def test_cifars_binary_files(tmp_path: Path, cli: Cli, classes: int) -> None:
     (tmp_path / "in" / test).write_bytes(b"x" * 100)
     result = cli("pack", tmp_path / "in" / test, "--to", tmp_path / "bad", "--encoder", "rgb-v1")
     assert "has 100 bytes, expected a multiple of" in result.err
+    spoilt = tmp_path / "in" / ("train.bin" if classes == 100 else "data_batch_2.bin")
+    spoilt.write_bytes(b"\xff\xff" + spoilt.read_bytes()[2:])
+    result = cli("pack", tmp_path / "in", "--to", tmp_path / "bad", "--encoder", "rgb-v1")
+    assert f"{spoilt}: holds label 255, expected 0 to {classes - 1}" in result.err
 
 
 def test_cifars_pickles_are_not_read(tmp_path: Path, cli: Cli) -> None:

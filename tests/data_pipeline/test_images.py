@@ -35,12 +35,20 @@ def test_npz(tmp_path: Path, shape: tuple[int, ...]) -> None:
 
 GOOD: dict[str, Any] = {"images": random_images(4, 6, 6), "labels": np.arange(4)}
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
-    "images missing": ({"images": None}, "must hold the arrays"),
-    "labels missing": ({"labels": None}, "must hold the arrays"),
+    "images missing": ({"images": None, "x": 0}, r"the arrays .*has `labels`, `x`, no `images`: .*images=f\[\.\.\.\]"),
+    "labels missing": ({"labels": None}, r"the arrays .*, and has `images`, no `labels`.*images=f\['images'\]"),
     "no images": ({"images": np.zeros((0, 6, 6), np.uint8), "labels": np.arange(0)}, r"\[0, 6, 6\].*no pixels"),
     "a cast of 0..1": ({"images": GOOD["images"] // 128}, "0 and 1 alone.*multiply by 255 before the cast"),
     "too few labels": ({"labels": np.arange(3)}, "expected 4 integers"),
-    "float labels": ({"labels": np.arange(4.0)}, "labels is float64"),
+    "float labels": ({"labels": np.arange(4.0)}, r"labels is float64.*: labels\.astype"),
+    "a column of labels": ({"labels": np.arange(4)[:, None]}, r": labels\[:, 0\]"),
+    "one-hot labels": ({"labels": np.eye(4, dtype=int)}, r"labels\.argmax\(1\)"),
+    "labels of text": ({"labels": np.array(list("abca"))}, r"np\.unique\(labels, return_inverse=True\)\[1\]"),
+    "images without a class": ({"labels": np.array([-1, 0, 1, 2])}, "often marks images without a class"),
+    "a single image": (
+        {"images": random_images(6, 6, 3), "labels": np.arange(6)},
+        r"a single image\? then images\[None",
+    ),
     "negative label": ({"labels": np.arange(4) - 1}, "labels holds -1, expected 0 to"),
     "a label of 2^31": ({"labels": np.arange(4) + 2**31 - 4}, "labels holds 2147483647, expected 0 to 2147483646"),
     "a label of 2^62": ({"labels": np.array([0, 0, 0, 2**62])}, "labels holds 4611686018427387904"),
@@ -62,6 +70,7 @@ NO_IMAGES: dict[str, tuple[np.ndarray, str]] = {
     "0..1": (UNIT, "they hold 0 to 1: (255 * images).round().astype(np.uint8)"),
     "-1..1": (2 * UNIT - 1, "they hold -1 to 1: ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)"),
     "float 0..255": (255 * UNIT, "they hold 0 to 255: images.round().astype(np.uint8)"),
+    "16 bits": (GOOD["images"] * np.uint16(257), "(images / 257).round().astype(np.uint8) where 65535 is white"),
     "int64": (GOOD["images"].astype(np.int64), ": images.round().astype(np.uint8)"),
     "bool": (UNIT > 0.5, ": (255 * images).round().astype(np.uint8)"),
     "channels first": (np.zeros((4, 3, 6, 8), np.uint8), "channels come last: images.transpose(0, 2, 3, 1)"),
@@ -86,7 +95,7 @@ def test_the_gate_of_images_says_what_makes_images_of_an_array(kind: str) -> Non
         require_images(images, "a.npz")
     assert str(caught.value).startswith(f"a.npz: images is {images.dtype} {list(images.shape)}, expected uint8")
     if kind in NO_IMAGES:
-        mended = eval(str(caught.value).rsplit(": ", 1)[1], {"images": images, "np": np})
+        mended = eval(str(caught.value).rsplit(": ", 1)[1].partition(" where ")[0], {"images": images, "np": np})
         assert require_images(mended, "a.npz").shape[0] == 4
 
 
@@ -172,7 +181,7 @@ def test_every_cut_npz_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent\.npz cannot be read"):
+    with pytest.raises(DataError, match=r"absent\.npz cannot be read: there is no such file"):
         load_images(tmp_path / "absent.npz")
 
 

@@ -54,6 +54,19 @@ def test_sixteen_bits_are_scaled_not_cut() -> None:
     assert counts == {"grey": 1, "16 bit": 1}
 
 
+def test_animations_are_counted_and_their_first_picture_taken() -> None:
+    options = {"save_all": True, "append_images": [Image.fromarray(255 - COLOUR)], "lossless": True}
+    array, counts = read(saved(Image.fromarray(COLOUR), "WEBP", **options))
+    np.testing.assert_array_equal(array, COLOUR)
+    assert counts == {"animated": 1}
+
+
+def test_transparent_grey_of_sixteen_bits_shows_white() -> None:
+    array, counts = read(saved(Image.fromarray(np.array([[0, 257 * 100]], np.uint16)), transparency=0))
+    assert array[0, :, 0].tolist() == [255, 100]
+    assert counts == {"grey": 1, "alpha": 1, "16 bit": 1}
+
+
 def test_transparency_shows_white() -> None:
     clear = np.dstack([COLOUR, np.full((16, 16), 0, np.uint8)])
     clear[:, 8:, 3] = 255
@@ -98,7 +111,9 @@ def test_exif_turns_images_upright(orientation: int) -> None:
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 def test_damaged_files_are_named(form: str) -> None:
     whole = saved(Image.fromarray(COLOUR), form)
-    for data in (b"", b"no image", whole[: len(whole) // 2]):
+    with pytest.raises(DataError, match=r"it cannot be read as an image \(it is empty\)"):
+        read(b"")
+    for data in (b"no image", whole[: len(whole) // 2]):
         with pytest.raises(DataError, match=r"it cannot be read as an image .*: mend it or remove it"):
             read(data)
     with pytest.raises(DataError, match="it cannot be read as an image"):

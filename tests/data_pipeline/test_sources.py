@@ -72,6 +72,37 @@ def test_folders_of_another_layout(tmp_path: Path) -> None:
         find_source(tmp_path / "a.rar")
 
 
+def test_images_beside_the_classes_and_parts_of_a_set_are_refused(tmp_path: Path) -> None:
+    stray = write(tmp_path / "stray", [*TREE, "loose.png"])
+    with pytest.raises(DataError, match=r"loose\.png lies beside the folders of the classes"):
+        find_source(stray)
+    parts = write(tmp_path / "parts", ["train/cat/a.png", "val/cat/b.png"])
+    zipped(tmp_path / "parts.zip", {"x/train/cat/a.png": png(0), "x/test/cat/b.png": png(1)})
+    for path in (parts, tmp_path / "parts.zip"):
+        with pytest.raises(DataError, match="which are parts of a set and no classes"):
+            find_source(path)
+    assert find_source(write(tmp_path / "toys", ["train/a.png", "boat/b.png"])).class_names == ("boat", "train")
+    with pytest.raises(DataError, match=r"from ILSVRC2012_img_val\.tar"):
+        find_source(write(tmp_path / "val", ["ILSVRC2012_val_00000001.JPEG"]))
+
+
+def test_what_lies_in_class_folders_beside_images(tmp_path: Path) -> None:
+    """What systems leave is passed over, links in circles and pictures of other kinds are named."""
+    folder = write(tmp_path / "data", TREE)
+    for name in ("Thumbs.db", "desktop.ini", "._b.png"):
+        (folder / "dog" / name).touch()
+    assert len(find_source(folder)) == 3
+    (folder / "dog" / "more").symlink_to(folder)
+    with pytest.raises(DataError, match="dog/more is a link to a folder that it lies in"):
+        find_source(folder)
+    (folder / "dog" / "more").unlink()
+    (folder / "dog" / "c.GIF").touch()
+    with pytest.raises(DataError, match=r"dog/c\.GIF is a picture of a kind that is not read: convert it to PNG"):
+        find_source(folder)
+    with pytest.raises(DataError, match=r"dog/c\.gif is a picture of a kind that is not read"):
+        find_source(zipped(tmp_path / "a.zip", {"dog/a.png": png(0), "dog/c.gif": b"", "cat/a.png": png(1)}))
+
+
 def test_numbered_folders_are_ordered_as_numbers(tmp_path: Path) -> None:
     source = find_source(write(tmp_path, [f"{number}/a.png" for number in range(12)]))
     assert source.labels.tolist() == values(source) == list(range(12))
@@ -125,6 +156,13 @@ def test_edm2s_zip(tmp_path: Path) -> None:
     assert source.class_names is None
 
 
+def test_edm2s_zip_without_labels_has_one_class(tmp_path: Path) -> None:
+    """Its folders hold a thousand images each and are no classes."""
+    members = {f"{n:05}/img{1000 * n:08}.png": png(n) for n in range(3)} | {"dataset.json": b'{"labels": null}'}
+    source = find_source(zipped(tmp_path / "a.zip", members))
+    assert (source.labels.tolist(), source.num_classes, source.class_names) == ([0, 0, 0], 1, None)
+
+
 BAD_ZIPS: dict[str, tuple[dict[str, bytes], str]] = {
     "leaves the folder": ({"../up.png": b""}, r"'\.\./up\.png' leaves the folder"),
     "absolute": ({"/etc/up.png": b""}, "'/etc/up.png' leaves the folder"),
@@ -137,6 +175,10 @@ BAD_ZIPS: dict[str, tuple[dict[str, bytes], str]] = {
         r"the label of 'a\.png' is 'x', expected a number from 0",
     ),
     "no labels": ({"a.png": b"", "dataset.json": b"[]"}, r"dataset\.json is not"),
+    "two labels": (
+        {"a.png": b"", "dataset.json": b'{"labels": [["a.png", 1], ["a.png", 2]]}'},
+        r"'a\.png' has the labels 1 and 2: keep one",
+    ),
 }
 
 
@@ -152,6 +194,9 @@ def test_encrypted_and_damaged_zips(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
     with pytest.raises(DataError, match=r"a\.zip cannot be read as a zip"):
+        find_source(path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(DataError, match=r"a\.zip is a Git LFS pointer"):
         find_source(path)
     path.write_bytes(b"x" + whole[1:])
     with pytest.raises(DataError, match=r"the header of dog/a\.png is damaged"):
@@ -205,6 +250,10 @@ BAD_TARS: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     "two images": ([("a.png", png(0)), ("a.jpg", png(0))], r"sample a has \.png, \.jpg, expected one image"),
     "latents": ([("a.npy", b""), ("a.cls", b"1")], "these are arrays, not images"),
     "a tensor's label": ([("a.png", png(0)), ("a.cls", b"tensor(0)")], r"its \.cls is 'tensor\(0\)', expected digits"),
+    "a label of text": (
+        [("a.png", png(0)), ("a.json", b'{"label": "3"}')],
+        r"its \.json has the label '3', expected a",
+    ),
     "a damaged json": ([("a.png", png(0)), ("a.json", b"{")], r"its \.json cannot be read"),
     "nothing": ([], "holds no images"),
 }

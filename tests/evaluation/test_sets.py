@@ -68,7 +68,7 @@ def test_faults_of_sets_name_the_file(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(IMAGES[0]).convert("P").save(buffer, "PNG")
     small.write_bytes(buffer.getvalue())
-    with pytest.raises(DataError, match=r"sub/3\.png has mode P"):
+    with pytest.raises(DataError, match=r"sub/3\.png is not plain \(palette\): convert it"):
         list(open_images(tmp_path / "dir").batches(9))
     whole = (tmp_path / "ours.npz").read_bytes()
     for length in (10, len(whole) // 2, len(whole) - 30):
@@ -83,6 +83,58 @@ def test_faults_of_sets_name_the_file(tmp_path: Path) -> None:
         (tmp_path / "text.txt").write_text("hello")
         with pytest.raises(DataError, match=name):
             open_images(tmp_path / name)
+
+
+def test_nothing_of_a_set_goes_missing_in_silence(tmp_path: Path) -> None:
+    """What `data pack` refuses or passes over, in a folder, a zip and a tar alike."""
+    write(tmp_path)
+    folder = tmp_path / "dir"
+    for name in ("._0.png", "Thumbs.db", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    assert open_images(folder).count == 7
+    webp = io.BytesIO()
+    Image.fromarray(IMAGES[0]).save(webp, "WEBP", lossless=True)
+    (folder / "a.webp").write_bytes(webp.getvalue())
+    np.testing.assert_array_equal(next(open_images(folder).batches(1))[0], IMAGES[0])
+    (folder / "b.bmp").touch()
+    with pytest.raises(DataError, match=r"b\.bmp is a picture of a kind that is not read: convert it to PNG"):
+        open_images(folder)
+    for name, other in (("x.zip", "x.gif"), ("__MACOSX.zip", "__MACOSX/._a.png")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("a.png", png(IMAGES[0]))
+            archive.writestr(other, b"x")
+    with pytest.raises(DataError, match=r"x\.gif' is a picture of a kind that is not read"):
+        open_images(tmp_path / "x.zip")
+    assert open_images(tmp_path / "__MACOSX.zip").count == 1
+
+
+def test_cut_tars_and_twofold_members_are_refused(tmp_path: Path) -> None:
+    """A tar cut between members ends like a shorter one; of two members of one name a reader by name sees one."""
+    write(tmp_path)
+    tar = tmp_path / "tars" / "0.tar"
+    with tarfile.open(tar) as archive:
+        cut = archive.getmembers()[4].offset
+    tar.write_bytes(tar.read_bytes()[:cut])
+    with pytest.raises(DataError, match=r"0\.tar ends without an end-of-archive record: it was cut"):
+        open_images(tmp_path / "tars")
+    twice = tmp_path / "twice.zip"
+    with zipfile.ZipFile(twice, "w") as archive:
+        for name, image in zip(("a.png", "b.png"), IMAGES, strict=False):
+            archive.writestr(name, png(image))
+    twice.write_bytes(twice.read_bytes().replace(b"b.png", b"a.png"))
+    with pytest.raises(DataError, match=r"member 'a\.png' is there twice"):
+        open_images(twice)
+
+
+def test_a_member_whose_checksum_is_another_is_refused(tmp_path: Path) -> None:
+    """Pixels of a stored JPEG may change without a decoder seeing it."""
+    write(tmp_path)
+    path = tmp_path / "images.zip"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IEND")] ^= 32
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"images\.zip: 00000/0\.png is damaged: its checksum is another"):
+        list(open_images(path).batches(9))
 
 
 MEAN, COVARIANCE = np.arange(3.0), np.diag([1.0, 2, 3])

@@ -5,29 +5,29 @@ A batch is decoded at a time. All images of a set have one size and one mode; th
 
 from __future__ import annotations
 
-import io
-import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data_pipeline.manifest import DataError
+from data_pipeline.pictures import read_picture
+from data_pipeline.sources.source import STORED, Found, Source, build, is_hidden, is_image
+from data_pipeline.sources.tars import open_tar
+from data_pipeline.sources.zips import members_of, open_zip, places_of
 from data_pipeline.text import shown, what_is
 from scaling.evaluation.images.shards import ShardImages
 from scaling.evaluation.spaces.space import Images
 from scaling.run.image_file import ImageFile
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 ARRAYS = ("images", "arr_0")  # ours, and ADM's
 THREADS = 4
-
-Read = Callable[[Sequence[str]], Iterator[bytes]]
+GREY_KIND = "grey"
 
 
 def open_images(path: Path) -> Images:
@@ -41,23 +41,28 @@ def open_images(path: Path) -> Images:
     if path.suffix == ".zip":
         return _open_zip(path)
     if path.suffix == ".tar":
-        return _open_tars([path])
+        return _open_tars(path, [path])
     what = what_is(path) or "not known"
-    raise DataError(f"{path}: is {what}: give a folder of PNG or JPEG files, a .zip or .tar of them, an .npz or shards")
+    raise DataError(
+        f"{path}: is {what}: give a folder of PNG, JPEG or WebP files, a .zip or .tar of them, an .npz or shards"
+    )
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """PNG and JPEG files by their names in a container, decoded by a few threads as they are asked for."""
+    """Image files in a container, as `data pack` reads them too, decoded by a few threads as they are asked for.
 
-    where: Path
-    names: tuple[str, ...]
-    read: Read
+    What must be converted to be seen (palettes, transparency, 16 bits, CMYK, EXIF's orientation, animations) is
+    refused: others judge such files by other pixels.
+    """
+
+    path: Path
+    source: Source
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return len(self.names)
+        return len(self.source)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,52 +71,46 @@ class Encoded:
 
     @cached_property
     def _shape(self) -> tuple[int, int, int]:
-        height, width, channels = next(iter(self._decoded(self.names[:1]))).shape
+        height, width, channels = self._decode(0).shape
         return height, width, channels
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """uint8 [B, H, W, C], at most `size` at a time, in the order of their names. DataError names the image."""
-        for start in range(0, len(self.names), size):
-            names = self.names[start : start + size]
-            batch = np.empty((len(names), *self.shape), np.uint8)
-            for place, (name, image) in enumerate(zip(names, self._decoded(names), strict=True)):
-                if image.shape != self.shape:
-                    raise DataError(
-                        f"{self._named(name)} is {_size(image.shape)}, but {self._named(self.names[0])} is "
-                        f"{_size(self.shape)}: bring all to one size and mode"
-                    )
-                batch[place] = image
+        for start in range(0, self.count, size):
+            numbers = range(start, min(start + size, self.count))
+            batch = np.empty((len(numbers), *self.shape), np.uint8)
+            with ThreadPoolExecutor(THREADS) as pool:
+                for number, image in zip(numbers, pool.map(self._decode, numbers), strict=True):
+                    if image.shape != self.shape:
+                        raise DataError(
+                            f"{self.source.where(number)} is {_size(image.shape)}, but {self.source.where(0)} is "
+                            f"{_size(self.shape)}: bring all to one size and mode"
+                        )
+                    batch[number - start] = image
             yield batch
 
-    def _decoded(self, names: Sequence[str]) -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(THREADS) as pool:
-            yield from pool.map(self._decode, names, self.read(names))
-
-    def _decode(self, name: str, data: bytes) -> np.ndarray:
-        try:
-            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-                mode, pixels = image.mode, np.asarray(image)
-        except Exception as error:  # damaged images raise OSError, SyntaxError, struct.error, DecompressionBombError
-            raise DataError(
-                f"{self._named(name)} cannot be read as an image ({error}): remove it or make it again"
-            ) from error
-        if mode not in ("L", "RGB"):
-            raise DataError(f"{self._named(name)} has mode {mode}, expected L or RGB: convert it to 8-bit grey or RGB")
-        return pixels.reshape(*pixels.shape[:2], -1)
-
-    def _named(self, name: str) -> str:
-        return str(self.where / name) if self.where.is_dir() else f"{self.where}: {shown(name)}"
+    def _decode(self, number: int) -> np.ndarray:
+        where, counts = self.source.where(number), Counter[str]()
+        image = read_picture(self.source.read(number), where, counts)
+        if kinds := [kind for kind in counts if kind != GREY_KIND]:
+            raise DataError(f"{where} is not plain ({', '.join(kinds)}): convert it to 8-bit grey or RGB")
+        array = np.asarray(image)
+        return array.reshape(*array.shape[:2], -1)
 
 
 def _open_folder(path: Path) -> Images:
     if (path / "manifest.json").is_file():
         return ShardImages(path)
-    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if names:
-        return Encoded(path, tuple(names), lambda chosen: ((path / name).read_bytes() for name in chosen))
+    files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    found = Found()
+    for name in files:
+        if not is_hidden(name) and is_image(name, str(path / name)):
+            found.add(name, 0)
+    if found.names:
+        return Encoded(path, build(path.name, [path], found, None))
     if tars := sorted(path.glob("*.tar")):
-        return _open_tars(tars)
-    raise DataError(f"{path}: holds no PNG or JPEG files, no .tar files of them, and no shards")
+        return _open_tars(path, tars)
+    raise DataError(f"{path}: holds no PNG, JPEG or WebP files, no .tar files of them, and no shards")
 
 
 def _open_npz(path: Path) -> Images:
@@ -124,48 +123,28 @@ def _open_npz(path: Path) -> Images:
 
 
 def _open_zip(path: Path) -> Images:
-    with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else _no_archive(path) as archive:
-        names = sorted(name for name in archive.namelist() if name.lower().endswith(SUFFIXES))
-    if not names:
-        raise DataError(f"{path}: holds no PNG or JPEG files")
-
-    def read(chosen: Sequence[str]) -> Iterator[bytes]:
-        with zipfile.ZipFile(path) as archive:
-            for name in chosen:
-                try:
-                    yield archive.read(name)
-                except zipfile.BadZipFile as error:
-                    raise DataError(f"{path}: {shown(name)}: {error}: the archive is damaged, make it again") from error
-
-    return Encoded(path, tuple(names), read)
+    with open_zip(path) as archive:
+        members = sorted(members_of(path, archive), key=lambda member: member.filename)
+    images = [member for member in members if is_image(member.filename, f"{path}: {shown(member.filename)}")]
+    if not images:
+        raise DataError(f"{path}: holds no PNG, JPEG or WebP files")
+    return Encoded(path, places_of(path, images, {member.filename: 0 for member in images}, None))
 
 
-def _no_archive(path: Path) -> zipfile.ZipFile:
-    raise DataError(f"{path}: is {what_is(path) or 'no zip archive, or a damaged one'}")
-
-
-def _open_tars(paths: Sequence[Path]) -> Images:
+def _open_tars(where: Path, paths: Sequence[Path]) -> Images:
     """Image members by their place in the files: reading one is a seek."""
-    places: dict[str, tuple[Path, int, int]] = {}
-    for path in paths:
-        try:
-            with tarfile.open(path, "r:") as archive:
-                for member in archive:
-                    if member.isfile() and member.name.lower().endswith(SUFFIXES):
-                        places[f"{path.name}/{member.name}"] = (path, member.offset_data, member.size)
-        except tarfile.TarError as error:
-            raise DataError(f"{path}: cannot be read as a tar file ({error}): make or copy it again") from error
-    if not places:
-        raise DataError(f"{paths[0]}: holds no PNG or JPEG files")
-
-    def read(chosen: Sequence[str]) -> Iterator[bytes]:
-        for name in chosen:
-            path, offset, size = places[name]
-            with path.open("rb") as stream:
-                stream.seek(offset)
-                yield stream.read(size)
-
-    return Encoded(paths[0].parent, tuple(places), read)
+    found = Found()
+    for container, path in enumerate(paths):
+        with open_tar(path) as archive:
+            for member in archive:
+                name = member.name.replace("..", "__")
+                if not member.isfile() or is_hidden(name) or not is_image(name, f"{path}: {shown(member.name)}"):
+                    continue
+                place = {"container": container, "offset": member.offset_data, "size": member.size}
+                found.add(member.name, 0, method=STORED, **place)
+    if not found.names:
+        raise DataError(f"{paths[0]}: holds no PNG, JPEG or WebP files")
+    return Encoded(where, build(where.stem, paths, found, None))
 
 
 def _size(shape: tuple[int, ...]) -> str:
