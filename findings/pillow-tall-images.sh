@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# pillow 13.0.0: tall images are resized to other bytes than by pillow 12.0.0; square and wide ones to the same. A guess would
-# be that a filter with integer arithmetic, unchanged for years and the ruler's own in `clean` FIDs, gives equal bytes from
-# version to version; it rounds between the two passes, and so their order shows. Whoever compares hashes of prepared
-# images, or a distance with one of last year, writes the version down or crops to a square before resizing.
+# pillow 13.0.0: tall images are resized to other bytes than by pillow 12.0.0; square and wide ones to the same. A guess
+# would be that a filter with integer arithmetic, unchanged for years and the ruler's own in `clean` FIDs, gives equal
+# bytes from version to version; it rounds between the two passes, and so their order shows. Whoever compares hashes of
+# prepared images, or a distance with one of last year, writes the version down or crops to a square before resizing.
 #
 # Seen on 2026-12-01 with pillow 12.0.0 and 13.0.0, numpy 2.3.5, Python 3.11:
 #   bicubic to a quarter, values that differ: 640x640 0, 160x640 (wide) 0, 640x160 (tall) 2880 of 19200, by 1 level

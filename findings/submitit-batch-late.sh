@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# submitit 1.5.4: inside `with executor.batch():` arguments are pickled when the block ends, not when submit is called. A
-# configuration that is changed from one submit to the next reaches every job as it was last. A guess would be what
+# submitit 1.5.4: inside `with executor.batch():` arguments are pickled when the block ends, not when submit is called.
+# A configuration that is changed from one submit to the next reaches every job as it was last. A guess would be what
 # submit does outside the block, where each job has the values of its own call. A sweep then runs one point many times
 # under many names, and looks like a sweep without effect. Whoever changes a dict in a loop submits copies of it.
 #

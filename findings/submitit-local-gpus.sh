@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# submitit 1.5.4: each job of the local executor with gpus_per_node=1 gets CUDA_VISIBLE_DEVICES=0, also while another one
-# runs. A guess would be that jobs which run side by side share out the devices, as they would under a scheduler. A sweep
-# of eight jobs on a machine of eight devices runs on the first and leaves seven idle, and may run out of memory there.
-# Whoever starts several jobs gives each its own visible_gpus (a parameter of LocalExecutor), or waits for one at a time.
+# submitit 1.5.4: each job of the local executor with gpus_per_node=1 gets CUDA_VISIBLE_DEVICES=0, also while another
+# one runs. A guess would be that jobs which run side by side share out the devices, as they would under a scheduler. A
+# sweep of eight jobs on a machine of eight devices runs on the first and leaves seven idle, and may run out of memory
+# there. Whoever starts several jobs gives each its own visible_gpus (a parameter of LocalExecutor), or waits for one at
+# a time.
 #
 # Seen on 2026-12-01 with submitit 1.5.4 (executor "local"), Python 3.11, no device needed:
 #   two jobs at the same time saw devices 0 and 0; with visible_gpus: 0 and 1

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# webdataset 1.0.2: with cache_dir, the copy of a shard at an http address is filed under the last part of its path alone.
-# Two sets whose shards are both called 00000.tar share a copy: whichever was read first is what the other returns, in
-# later processes too. A guess would be that the address is the key, as it is for addresses of the kind pipe:. Whoever
-# keeps train/ and val/ side by side gives each a cache_dir of its own, or puts the set's name into that of the shard.
+# webdataset 1.0.2: with cache_dir, the copy of a shard at an http address is filed under the last part of its path
+# alone. Two sets whose shards are both called 00000.tar share a copy: whichever was read first is what the other
+# returns, in later processes too. A guess would be that the address is the key, as it is for addresses of the kind
+# pipe:. Whoever keeps train/ and val/ side by side gives each a cache_dir of its own, or puts the set's name into that
+# of the shard.
 #
 # Seen on 2026-12-01 with webdataset 1.0.2, Python 3.11, two shards on a server of this script:
 #   labels in train/00000.tar: [0, 1, 2]; in val/00000.tar: [0, 1, 2], though it holds [100, 101, 102]
