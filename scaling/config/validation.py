@@ -104,7 +104,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML: {_cut(str(error))}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds {type(content).__name__}, not a mapping of keys to values")
+        kind = "a list" if isinstance(content, list) else f"{shown(content)} alone"
+        what = "is empty" if content is None else f"holds {kind}"
+        raise ConfigError(f"{path}: {what}, expected keys and values, such as name: mine")
     return content
 
 

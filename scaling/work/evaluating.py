@@ -47,7 +47,7 @@ class Asked:
 def parse_metrics(text: str) -> tuple[Metric, ...]:
     """The metrics of "fid,kid,precision". ConfigError names an unknown one."""
     try:
-        return tuple(get_metric(name.strip()) for name in dict.fromkeys(text.split(",")))
+        return tuple(get_metric(name) for name in dict.fromkeys(name.strip().lower() for name in text.split(",")))
     except ValueError as error:
         raise ConfigError(f"--metrics: {error}") from None
 

@@ -103,6 +103,15 @@ def test_files_that_are_no_yaml(tmp_path: Path, data: bytes, message: str) -> No
         read_yaml(tmp_path / "s.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "what"), [("", "is empty"), ("# x\n", "is empty"), ("- a", "holds a list"), ("a", "holds 'a' alone")]
+)
+def test_files_without_keys(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"s\.yaml: {what}, expected keys and values"):
+        read_yaml(tmp_path / "s.yaml")
+
+
 def test_values_and_keys_are_cut_before_they_are_shown() -> None:
     content = {
         "steps": 1,

@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from data_pipeline.manifest import DataError
 from models.encoders import get_encoder
+from scaling.cli.main import app
 from scaling.data.sources import pack_images
 from scaling.evaluation.images.sets import open_images
 from scaling.evaluation.references import read_reference
 from scaling.run.samples import Samples
 from scaling.sampling.pictures import png
+from scaling.work.evaluating import parse_metrics
 
 IMAGES = np.random.default_rng(0).integers(256, size=(7, 8, 8, 3), dtype=np.uint8)
 
@@ -135,6 +138,17 @@ def test_a_member_whose_checksum_is_another_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"images\.zip: 00000/0\.png is damaged: its checksum is another"):
         list(open_images(path).batches(9))
+
+
+def test_options_that_would_say_nothing_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    words = ["evaluate", str(tmp_path / "dir"), "--reference", str(tmp_path / "adm.npz")]
+    for name, value in (("--steps", "3"), ("--seeds", "5-9"), ("--guidance", "2"), ("--vae", "x")):
+        with pytest.raises(typer.BadParameter, match="holds images, which are judged as they are"):
+            app([*words, name, value], standalone_mode=False)
+    with pytest.raises(typer.BadParameter, match="is the folder of a search: give --search too"):
+        app([*words, "--to", str(tmp_path)], standalone_mode=False)
+    assert [metric.name for metric in parse_metrics("FID, Fd-Fashion")] == ["fid", "fd-fashion"]
 
 
 MEAN, COVARIANCE = np.arange(3.0), np.diag([1.0, 2, 3])
