@@ -190,7 +190,7 @@ def read_sums(folder: Path) -> dict[str, str]:
             if not HASH.fullmatch(sha256) or not name or inside.is_absolute() or ".." in inside.parts or name in found:
                 raise ValueError(f"line {line!r:.100}")
             found[name] = sha256
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{path}: no such file: {REMEDY}") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: is no list of hashes ({error}): {REMEDY}") from error

@@ -134,6 +134,7 @@ def study_release(
 
 def _options(dtype: str, licence: str | None, vae: Path | None, unverified: bool, wanted: Any = None) -> Options:
     """What was chosen; ConfigError names the option."""
+    from data_pipeline.text import is_safe, shown
     from models.release import PRECISIONS
     from scaling.config.sections import Precision
     from scaling.config.validation import ConfigError, choices
@@ -142,6 +143,8 @@ def _options(dtype: str, licence: str | None, vae: Path | None, unverified: bool
 
     if dtype not in PRECISIONS:
         raise ConfigError(f"--dtype {dtype}: {choices(dtype, [*PRECISIONS])}")
+    if licence is not None and (not licence.strip() or not is_safe(licence)):
+        raise ConfigError(f"--licence {shown(licence)}: name one in a line, such as CC-BY-4.0, or leave it out")
     return Options(wanted or Wanted(), cast(Precision, dtype), licence, vae, unverified)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipeline.files import atomic_folder, refuse_occupied, write_bytes_atomic, write_json_atomic, write_text_atomic
 from models.encoders import encoder_of
-from models.release import ALONE, CARD, GRID, SCORES
+from models.release import ALONE, CARD, GRID, SCORES, SUMS
 from scaling.config.sections import Precision
 from scaling.config.validation import ConfigError
 from scaling.release.card import card
@@ -44,7 +44,7 @@ def release(path: Path, to: Path, options: Options) -> SavedModel:
 
     Raises a UserError or an OSError that names the file; nothing half-written remains.
     """
-    refuse_occupied(to)  # before a long work
+    refuse_place(to)  # before a long work
     chosen = choose(path, options.wanted)
     if chosen.description.unverified and not options.unverified:
         raise ConfigError(_refusal(path, chosen))
@@ -71,6 +71,14 @@ def release(path: Path, to: Path, options: Options) -> SavedModel:
         write_bytes_atomic(partial / ALONE, (Path(__file__).parent / "carried" / ALONE).read_bytes())
         write_sums(partial)
     return load_model(to)
+
+
+def refuse_place(to: Path) -> None:
+    """Refuse an occupied folder (OSError), and one inside a release, whose list of files would no longer hold."""
+    refuse_occupied(to)
+    around = [folder for folder in to.absolute().parents if (folder / SUMS).is_file() and (folder / CARD).is_file()]
+    if around:
+        raise ConfigError(f"--to: {to} lies inside {around[0]}, a release that lists its files: choose another folder")
 
 
 def _described(path: Path, chosen: Chosen, options: Options, drawable: bool) -> Description:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.files import atomic_folder, refuse_occupied, write_bytes_atomic, write_text_atomic
+from data_pipeline.files import atomic_folder, write_bytes_atomic, write_text_atomic
 from models.release import CARD
 from scaling.analysis.summary import Analysis, analyse
 from scaling.analysis.table import method_label, rows_of
 from scaling.config.metrics import metric_label
 from scaling.config.validation import ConfigError
 from scaling.release.card import front_matter, licence_text, plain, rendered
-from scaling.release.make import Options, release
+from scaling.release.make import Options, refuse_place, release
 from scaling.report.build import score_table
 from scaling.report.figures import distance_figure, ratio_figure
 from scaling.report.findings import answer, caveats
@@ -38,7 +38,7 @@ def release_study(study: Path, to: Path, options: Options) -> Set:
 
     All or nothing: raises as `scaling.release.make.release`, ConfigError where no run is done.
     """
-    refuse_occupied(to)
+    refuse_place(to)
     homes = StudyFolder(study).homes()
     done = [home for home in homes if home.read_scores() is not None]
     if not done:

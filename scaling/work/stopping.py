@@ -68,7 +68,7 @@ def _launcher() -> int | None:
     One that is a remoter ancestor started the job from whose shell this process was started by hand: it is not ours.
     """
     told = os.environ.get(LAUNCHER_PID)
-    if told is None or int(told) in _remoter_ancestors():
+    if told is None or not told.isdecimal() or int(told) in _remoter_ancestors():
         return None
     return int(told)
 

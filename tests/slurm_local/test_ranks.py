@@ -122,10 +122,14 @@ NOT_OURS = "from scaling.work.stopping import StopRequest; print(StopRequest()()
 
 
 @pytest.mark.parametrize(
-    ("shell", "launcher", "stops"), [("", "{pid}", False), ("; true", "{pid}", False), ("", "2", True)]
+    ("shell", "launcher", "stops"),
+    [("", "{pid}", False), ("; true", "{pid}", False), ("", "2", True), ("", "x", False)],
 )
 def test_the_launcher_of_a_shell_does_not_decide(shell: str, launcher: str, stops: bool) -> None:
-    """A run that is started by hand from a shell inside a launched job; 2 is nobody's parent here: an orphan."""
+    """A run that is started by hand from a shell inside a launched job.
+
+    2 is nobody's parent here: an orphan; x is no process.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     environment["TRIGSCALE_LAUNCHER_PID"] = launcher.format(pid=os.getpid())
     command = ["/bin/sh", "-c", f'"{sys.executable}" -c "{NOT_OURS}"{shell}']

@@ -182,10 +182,26 @@ def test_a_release_verifies_until_something_is_altered(released: dict[str, Path]
     (folder / "more").unlink()
     (folder / "README.md").unlink()
     assert "README.md: no such file" in cli("release", "verify", folder).err
+    result = cli("release", "verify", folder / CONFIG)
+    assert (result.code, "SHA256SUMS: no such file" in result.err) == (2, True)
+    for licence in ("", "a\nb"):
+        result = cli("release", folder, "--licence", licence, "--to", tmp_path / "new")
+        assert (result.code, "name one in a line, such as CC-BY-4.0" in result.err) == (2, True)
+    assert not (tmp_path / "new").exists()
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / SUMS).touch()
     result = cli("release", "verify", tmp_path / "none")
     assert (result.code, "SHA256SUMS: lists no release" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("words", [("release",), ("study", "release")])
+def test_nothing_is_written_into_a_release(words: tuple[str, ...], tmp_path: Path, cli: Fixture) -> None:
+    """Its list of files would no longer hold, and it would verify no more."""
+    for name in (SUMS, "README.md"):
+        (tmp_path / name).touch()
+    result = cli(*words, tmp_path, "--to", tmp_path / "a" / "b")
+    assert (result.code, f"lies inside {tmp_path}, a release that lists its files" in result.err) == (2, True)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_picture_of_other_weights_is_seen_though_every_hash_is_true(
