@@ -272,7 +272,7 @@ def test_one_mistake_is_told_once_in_plain_words(tmp_path: Path, write_study: Fi
     ("text", "parts"),
     [
         (b"name: [tiny", ["study.yaml: is not valid YAML", "line 1"]),
-        (b"- teacher\n- scd\n", ["study.yaml: holds list, not a mapping"]),
+        (b"- teacher\n- scd\n", ["study.yaml: holds a list, expected keys and values"]),
         (b"", ["study.yaml: is empty, expected keys and values"]),
         (b"name: \xff\xfe", ["study.yaml: cannot be read"]),
         (b"name: !!python/object/apply:os.system [touch evil]\n", ["study.yaml: is not valid YAML"]),
