@@ -21,6 +21,8 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "trigflow": {"time_input": "t", "time_embedding": "positional", "modulation_norm": "double"},
 }
 MOST = 10**6  # of each whole number of a shape: far above any network, and products of some stay below 2^63
+MOST_CHANNELS = 10**8  # a plan counts at widths that are multiples of 10,009 heads
+MOST_FEATURES = 10**12  # numbers an image at one level
 CHOICES: dict[str, tuple[str, ...]] = {
     "time_input": ("t", "log_sigma"),
     "time_embedding": ("positional", "fourier"),
@@ -76,12 +78,13 @@ class NetworkConfig:
             "blocks_per_level",
             "head_channels",
         ):
-            _check_whole(key, getattr(self, key), least=0 if key == "num_classes" else 1)
+            most = MOST_CHANNELS if key == "model_channels" else MOST
+            _check_whole(key, getattr(self, key), 0 if key == "num_classes" else 1, most)
         for key in ("channel_mult", "attention_resolutions"):
             if not isinstance(getattr(self, key), tuple):
                 raise ValueError(f"{key} {getattr(self, key)!r} is no list of whole numbers")
             for value in getattr(self, key):
-                _check_whole(key, value, least=1)
+                _check_whole(key, value, 1, MOST)
         if not self.channel_mult:
             raise ValueError("channel_mult is empty: give one factor a level")
         if type(self.fourier_scale) not in (int, float) or not 0 < self.fourier_scale < float("inf"):
@@ -137,10 +140,10 @@ class NetworkConfig:
             raise ValueError(
                 f"model_channels {self.model_channels} is odd: a positional embedding needs an even number"
             )
-        if self.resolution**2 * max(self.widths) > MOST**2:
+        if self.resolution**2 * max(self.widths) > MOST_FEATURES:
             raise ValueError(
                 f"resolution {self.resolution} with model_channels {self.model_channels} makes features of more than "
-                f"{MOST**2:,} numbers an image: lower one of them"
+                f"{MOST_FEATURES:,} numbers an image: lower one of them"
             )
         for level, width in enumerate(self.widths):
             resolution = self.resolution >> level
@@ -152,6 +155,6 @@ class NetworkConfig:
                 )
 
 
-def _check_whole(key: str, value: Any, least: int) -> None:
-    if type(value) is not int or not least <= value <= MOST:
-        raise ValueError(f"{key} {value!r} is no whole number from {least} to {MOST:,}")
+def _check_whole(key: str, value: Any, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{key} {value!r} is no whole number from {least} to {most:,}")
