@@ -17,7 +17,8 @@ ORIENTATION = 0x0112  # the EXIF tag
 PNG_DEPTH = 24  # the byte of a PNG file that says how many bits a channel has
 WHITE = (255, 255, 255, 255)
 # What is counted: images that are not plain 8-bit RGB, each by all that it is.
-KINDS = ("grey", "CMYK", "palette", "alpha", "16 bit", "turned by EXIF", "animated")
+GREY = "grey"
+KINDS = (GREY, "CMYK", "palette", "alpha", "16 bit", "turned by EXIF", "animated")
 
 
 def read_picture(data: bytes, where: str, counts: Counter[str]) -> Image.Image:

@@ -13,6 +13,8 @@ from slurm.local import LAUNCHER_PID
 from slurm.restarts import CRASHED
 
 LISTENER = "TRIGSCALE_LISTENER"
+# The names of what torchrun and its like tell the processes that they start, as a regular expression.
+TOLD_TO_RANKS = "(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"
 POLL_SECONDS = 0.05
 # What a rank may take to end by itself once another is dead: it may be about to say why in the log.
 DEATH_SECONDS = 5.0

@@ -43,7 +43,8 @@ def _walk(root: Path, inside: str, label: int, found: Found) -> None:
     for name in _visible(root / inside):
         relative = f"{inside}/{name}"
         if (root / relative).is_dir():
-            if (root / relative).resolve() in (root / inside / "x").resolve().parents:
+            here = (root / inside).resolve()
+            if (root / relative).resolve() in (here, *here.parents):
                 raise DataError(f"{root / relative} is a link to a folder that it lies in: remove it")
             _walk(root, relative, label, found)
         elif is_image(name, str(root / relative)):

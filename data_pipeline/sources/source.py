@@ -142,6 +142,11 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part.lower() in LEFT_BY_SYSTEMS for part in Path(name).parts)
 
 
+def is_hidden_member(name: str) -> bool:
+    """`is_hidden` of a member of an archive, where `..` leads out and hides nothing: whoever reads it refuses it."""
+    return is_hidden(name.replace("..", "__"))
+
+
 def require_classes(classes: Sequence[str], where: str) -> None:
     """DataError where the folders that should be classes are the parts of a set (train, val, test)."""
     if len(classes) > 1 and all(name.lower() in SPLITS for name in classes):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.manifest import DataError
-from data_pipeline.sources.source import STORED, SUFFIXES, Found, Source, build, is_hidden
+from data_pipeline.sources.source import STORED, SUFFIXES, Found, Source, build, is_hidden_member
 from data_pipeline.text import shown
 
 LABEL_KEYS = ("label", "cls", "class")  # of a .json
@@ -53,7 +53,7 @@ def samples_of(tar: tarfile.TarFile) -> Iterator[tuple[str, Sample]]:
     """Runs of members with one key, as webdataset groups them: the key ends at the first dot of the file's name."""
     current, sample = "", Sample()
     for member in tar:
-        if not member.isreg() or is_hidden(member.name.replace("..", "__")):
+        if not member.isreg() or is_hidden_member(member.name):
             continue
         folder, _, name = member.name.rpartition("/")
         stem, _, extension = name.partition(".")

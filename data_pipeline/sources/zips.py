@@ -10,7 +10,16 @@ from typing import Any, BinaryIO
 
 from data_pipeline.labels import class_order
 from data_pipeline.manifest import DataError
-from data_pipeline.sources.source import DEFLATED, STORED, Found, Source, build, is_hidden, is_image, require_classes
+from data_pipeline.sources.source import (
+    DEFLATED,
+    STORED,
+    Found,
+    Source,
+    build,
+    is_hidden_member,
+    is_image,
+    require_classes,
+)
 from data_pipeline.text import shown, what_is
 
 LABELS = "dataset.json"  # {"labels": [[name, label], ...]}, as EDM2's dataset_tool.py writes it
@@ -61,7 +70,7 @@ def members_of(path: Path, archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo
     seen: set[str] = set()
     for member in archive.infolist():
         where = f"{path}: member {shown(member.filename)}"
-        if member.is_dir() or is_hidden(member.filename.replace("..", "__")):
+        if member.is_dir() or is_hidden_member(member.filename):
             continue
         if PurePosixPath(member.filename).is_absolute() or ".." in PurePosixPath(member.filename).parts:
             raise DataError(f"{where} leaves the folder: such archives are not read; make it anew")

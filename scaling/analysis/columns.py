@@ -35,21 +35,20 @@ SYNONYMS = {
 TRAINING_FLOPS: dict[str, float] = dict.fromkeys(
     ("trainingflops", "trainingflop", "trainflops"), 0.5
 )  # a multiply-add is two of them
-IN_OTHER_UNITS = {
-    **dict.fromkeys(("gmacs", "gmac", "macsg"), "--column 'macs={name}*1e9'"),
-    **dict.fromkeys(("tmacs", "tmac"), "--column 'macs={name}*1e12'"),
-    **dict.fromkeys(("mmacs", "mmac"), "--column 'macs={name}*1e6'"),
-    **dict.fromkeys(("flops",), "--column 'macs={name}*.5' where multiply and add count apart"),
-    **dict.fromkeys(
-        ("mparams", "paramsm", "mparameters", "parametersm", "millionparams"), "--column 'parameters={name}*1e6'"
-    ),
-    **dict.fromkeys(("bparams", "paramsb", "bparameters", "parametersb"), "--column 'parameters={name}*1e9'"),
-    **dict.fromkeys(("kimg", "kimgs", "imagesk", "trainingkimg"), "--column 'images={name}*1e3'"),
-    **dict.fromkeys(("mimg", "mimgs", "imagesm", "trainingmimg"), "--column 'images={name}*1e6'"),
-    **dict.fromkeys(("flopsg", "gflop"), "--column 'macs={name}*5e8', or *1e9 where a multiply-add counts once"),
-    "gflops": "--column 'macs={name}*5e8', or *1e9 where a multiply-add counts once",
-    "tflops": "--column 'macs={name}*5e11', or *1e12 where a multiply-add counts once",
-    "mflops": "--column 'macs={name}*5e5', or *1e6 where a multiply-add counts once",
+TWICE = ", or *{} where a multiply-add counts once"
+# Costs in other units, as `plain` writes their names: what they mean, by which factor, and what else is to be said.
+IN_OTHER_UNITS: dict[str, tuple[str, str, str]] = {
+    **dict.fromkeys(("gmacs", "gmac", "macsg"), ("macs", "1e9", "")),
+    **dict.fromkeys(("tmacs", "tmac"), ("macs", "1e12", "")),
+    **dict.fromkeys(("mmacs", "mmac"), ("macs", "1e6", "")),
+    "flops": ("macs", ".5", " where multiply and add count apart"),
+    **dict.fromkeys(("gflops", "gflop", "flopsg"), ("macs", "5e8", TWICE.format("1e9"))),
+    "tflops": ("macs", "5e11", TWICE.format("1e12")),
+    "mflops": ("macs", "5e5", TWICE.format("1e6")),
+    **dict.fromkeys(("mparams", "paramsm", "mparameters", "parametersm", "millionparams"), ("parameters", "1e6", "")),
+    **dict.fromkeys(("bparams", "paramsb", "bparameters", "parametersb"), ("parameters", "1e9", "")),
+    **dict.fromkeys(("kimg", "kimgs", "imagesk", "trainingkimg"), ("images", "1e3", "")),
+    **dict.fromkeys(("mimg", "mimgs", "imagesm", "trainingmimg"), ("images", "1e6", "")),
 }
 FACTOR = re.compile(r"(?P<name>.*?)(\*(?P<factor>[0-9.]+(e[+-]?[0-9]+)?))?", re.IGNORECASE | re.DOTALL)
 log = logging.getLogger(__name__)
@@ -132,12 +131,14 @@ def _find(where: str, names: Sequence[str], choice: Choice) -> Column:
 
 def _unknown(where: str, name: str, known: Iterable[str]) -> str:
     """A column to pass over; TableError where it is a cost in another unit or looks like a slip of a known name."""
-    if (remedy := IN_OTHER_UNITS.get(plain(name))) and not {*NUMBERS} & {*known}:
-        meaning = remedy.partition("=")[0].removeprefix("--column '")
+    unit = IN_OTHER_UNITS.get(plain(name))
+    if unit and not {*NUMBERS} & {*known}:
+        meaning, factor, more = unit
         what = ", the multiply-adds of one forward pass, counted once" if meaning == "macs" else " in units of one"
-        raise TableError(f"{where}: unknown column {shown(name)}: give {meaning}{what} ({remedy.format(name=name)})")
+        remedy = f"--column '{meaning}={name}*{factor}'{more}"
+        raise TableError(f"{where}: unknown column {shown(name)}: give {meaning}{what} ({remedy})")
     near = difflib.get_close_matches(plain(name), COLUMNS, n=1, cutoff=0.8)
-    if near and near[0] not in known and not remedy:
+    if near and near[0] not in known and not unit:
         raise TableError(f"{where}: unknown column {shown(name)}; did you mean {near[0]!r}?")
     return shown(name)
 

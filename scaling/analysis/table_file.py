@@ -34,22 +34,10 @@ LEAST = {
     "training": (1e9, "in another unit? multiply-adds of the whole training are meant"),
     "images": (1e4, "thousands or millions? 1 Mimg is 1e6"),
 }
-ABSENT = (
-    "",
-    "-",
-    "–",
-    "—",
-    "--",
-    "na",
-    "n/a",
-    "n.a.",
-    "#n/a",
-    "nan",
-    "none",
-    "null",
-    "?",
-    "tbd",
-)  # a score that was not measured
+ABSENT = (  # a score that was not measured
+    *("", "-", "–", "—", "--", "?"),
+    *("na", "n/a", "n.a.", "#n/a", "nan", "none", "null", "tbd"),
+)
 REMEMBERED = ("method", "size", "metric", "steps", "nfe", "seed", "n", *NUMBERS)  # few values, each many times
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from data_pipeline.text import is_safe
 from scaling.config.families import CONFIGS
 from scaling.config.recipes import Positive
 from scaling.config.validation import ConfigError, Section, choices, read_yaml, validate
+from slurm.ranks import TOLD_TO_RANKS
 
 NO_JOB = "with it sbatch does not answer with the number of a job that will run"
 # What `study submit` itself says to sbatch; given by hand it would break what relies on it.
@@ -31,8 +32,7 @@ OURS = {
 }
 # What a job's tasks find in their environment by trigscale or SLURM; another value would make them others' tasks.
 OURS_INSIDE = re.compile(
-    "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE))|MASTER_(ADDR|PORT)|CUDA_VISIBLE_DEVICES|PYTHON(PATH|SAFEPATH)"
-    "|(SBATCH|TORCHELASTIC|TRIGSCALE)_.*"
+    f"{TOLD_TO_RANKS}|CUDA_VISIBLE_DEVICES|PYTHON(PATH|SAFEPATH)|(SBATCH|TRIGSCALE)_.*"
     "|SLURM_((JOB|ARRAY|STEP|NODE|TASK|NTASKS|RESTART|SUBMIT)[A-Z_]*|PROCID|LOCALID|NPROCS|NNODES|GTIDS)"
 )
 
@@ -63,6 +63,11 @@ def own_folder(text: str) -> str:
 Variable = Annotated[str, AfterValidator(variable_name)]
 Line = Annotated[str, AfterValidator(one_line)]
 ENOUGH_MINUTES = 366 * 24 * 60
+
+
+def long_name(option: str) -> str:
+    """An option of sbatch as it is written after its two dashes."""
+    return option.replace("_", "-").lstrip("-")
 
 
 class Cluster(Section):
@@ -111,7 +116,7 @@ class Cluster(Section):
     @model_validator(mode="after")
     def _leaves_ours(self) -> Cluster:
         for option in self.sbatch:
-            name = option.replace("_", "-").lstrip("-")
+            name = long_name(option)
             if not re.fullmatch("[a-z][a-z-]+", name):
                 raise ValueError(
                     f"sbatch.{option}: is no option of sbatch: write its long name without dashes in front, in small "

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from scaling.config.metrics import METRICS, NEIGHBOURS, NONE, TRUTH, Metric, SpaceName, get_metric
 from scaling.config.recipes import PROFILE, Guidance, Positive, PositiveFloat, StudentRecipe, later
-from scaling.config.validation import Section
+from scaling.config.validation import Section, each_once
 
 Strategy = Literal["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -120,9 +120,8 @@ class Ema(Section):
 
     @model_validator(mode="after")
     def _keeps_one(self) -> Ema:
-        for key in ("sigma_rel", "half_life_images"):
-            if len(set(getattr(self, key))) != len(getattr(self, key)):
-                raise ValueError(f"{key}: {list(getattr(self, key))} repeats an average: name each once")
+        each_once("sigma_rel", self.sigma_rel, "an average")
+        each_once("half_life_images", self.half_life_images, "an average")
         if not self.sigma_rel and not self.half_life_images:
             raise ValueError("sigma_rel: name one profile at least, or a half-life in half_life_images")
         return self
@@ -152,8 +151,7 @@ class Sampling(Section):
 
     @model_validator(mode="after")
     def _steps_once(self) -> Sampling:
-        if len(set(self.student_steps)) != len(self.student_steps):
-            raise ValueError(f"student_steps: {list(self.student_steps)} repeats an entry: name each once")
+        each_once("student_steps", self.student_steps)
         return self
 
 
@@ -219,8 +217,7 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _guidance_is_judged(self) -> Evaluation:
-        if len(set(self.guidance)) != len(self.guidance):
-            raise ValueError(f"guidance: {list(self.guidance)} repeats a strength: name each once")
+        each_once("guidance", self.guidance, "a strength")
         if self.guidance and not set(self.spaces) - {TRUTH}:
             raise ValueError("guidance: no metric judges images at these strengths: name one, or remove them")
         return self

@@ -30,7 +30,7 @@ from scaling.config.recipes import (
     VsdRecipe,
 )
 from scaling.config.sections import MIXTURE, Data, Ema, Evaluation, Launch, Precision, Sampling, student_steps
-from scaling.config.validation import ConfigError, Section, apply_override, choices, read_yaml, validate
+from scaling.config.validation import ConfigError, Section, apply_override, choices, each_once, read_yaml, validate
 
 NAME_BYTES = 100
 DEFAULT_METHODS: tuple[Method, ...] = ("teacher", "scd", "sct")
@@ -117,8 +117,7 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
         for name, values in (("sizes", self.sizes), ("methods", self.methods), ("seeds", self.seeds)):
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name}: {list(values)} repeats an entry: name each once")
+            each_once(name, values)
         if "teacher" not in self.methods:
             raise ValueError("methods: add teacher: every student is compared with the teacher of its size")
         for method in self.methods:

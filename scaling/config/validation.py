@@ -62,6 +62,12 @@ class Section(BaseModel):
         return value
 
 
+def each_once(key: str, values: Sequence[Any], what: str = "an entry") -> None:
+    """ValueError where one of the values of a key stands twice."""
+    if len(set(values)) != len(values):
+        raise ValueError(f"{key}: {list(values)} repeats {what}: name each once")
+
+
 def _holds_truth(value: Any) -> bool:
     if isinstance(value, dict):
         return any(_holds_truth(each) for pair in value.items() for each in pair)

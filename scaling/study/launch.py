@@ -18,10 +18,10 @@ from scaling.run.spec import PlannedRun, RunFile, dump_run
 from scaling.study.open import Study
 from scaling.training.sharding.placement import strategy_of
 from scaling.weights.hub import located
+from slurm.ranks import LISTENER, TOLD_TO_RANKS
 
 ROOT = Path(__file__).resolve().parents[2]
-# What torchrun and its like tell the processes that they start.
-RANKS = re.compile("((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE))|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|TRIGSCALE_LISTENER")
+RANKS = re.compile(f"{TOLD_TO_RANKS}|{LISTENER}")
 
 
 def launch_of(config: StudyConfig, family: Family, size: str) -> Launch:

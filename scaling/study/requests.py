@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scaling.config.cluster import Cluster
+from scaling.config.cluster import Cluster, long_name
 from scaling.config.sections import Launch
 from scaling.config.study import StudyConfig
 from scaling.config.validation import ConfigError
@@ -87,6 +87,6 @@ def _minutes(config: StudyConfig, cluster: Cluster, run: PlannedRun) -> int:
 def _options(cluster: Cluster) -> tuple[tuple[str, str | int | bool], ...]:
     named = {key: getattr(cluster, key) for key in ("partition", "account", "qos", "constraint")}
     options: dict[str, str | int | bool] = {key: value for key, value in named.items() if value is not None}
-    named = {key.replace("_", "-").lstrip("-"): value for key, value in cluster.sbatch.items()}
+    named = {long_name(key): value for key, value in cluster.sbatch.items()}
     options |= {key: value for key, value in named.items() if value is not False}  # a switch that is off is left out
     return tuple(sorted(options.items()))

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.manifest import DataError
-from data_pipeline.pictures import read_picture
-from data_pipeline.sources.source import STORED, Found, Source, build, is_hidden, is_image
+from data_pipeline.pictures import GREY, read_picture
+from data_pipeline.sources.source import STORED, Found, Source, build, is_hidden, is_hidden_member, is_image
 from data_pipeline.sources.tars import open_tar
 from data_pipeline.sources.zips import members_of, open_zip, places_of
 from data_pipeline.text import shown, what_is
@@ -27,7 +27,6 @@ from scaling.run.image_file import ImageFile
 
 ARRAYS = ("images", "arr_0")  # ours, and ADM's
 THREADS = 4
-GREY_KIND = "grey"
 
 
 def open_images(path: Path) -> Images:
@@ -92,7 +91,7 @@ class Encoded:
     def _decode(self, number: int) -> np.ndarray:
         where, counts = self.source.where(number), Counter[str]()
         image = read_picture(self.source.read(number), where, counts)
-        if kinds := [kind for kind in counts if kind != GREY_KIND]:
+        if kinds := [kind for kind in counts if kind != GREY]:
             raise DataError(f"{where} is not plain ({', '.join(kinds)}): convert it to 8-bit grey or RGB")
         array = np.asarray(image)
         return array.reshape(*array.shape[:2], -1)
@@ -137,11 +136,11 @@ def _open_tars(where: Path, paths: Sequence[Path]) -> Images:
     for container, path in enumerate(paths):
         with open_tar(path) as archive:
             for member in archive:
-                name = member.name.replace("..", "__")
-                if not member.isfile() or is_hidden(name) or not is_image(name, f"{path}: {shown(member.name)}"):
+                if not member.isfile() or is_hidden_member(member.name):
                     continue
-                place = {"container": container, "offset": member.offset_data, "size": member.size}
-                found.add(member.name, 0, method=STORED, **place)
+                if is_image(member.name, f"{path}: {shown(member.name)}"):
+                    place = {"container": container, "offset": member.offset_data, "size": member.size}
+                    found.add(member.name, 0, method=STORED, **place)
     if not found.names:
         raise DataError(f"{paths[0]}: holds no PNG, JPEG or WebP files")
     return Encoded(where, build(where.stem, paths, found, None))
